@@ -1,0 +1,20 @@
+// Which instruction sets this build has, which of them this CPU can run, and the one in use.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace regnet_kernels::cpu {
+
+std::vector<const Kernels*> compiled_kernels();   // narrowest first
+std::vector<const Kernels*> supported_kernels();  // those of the above that this CPU runs
+
+// The table in use: the widest supported one, or the one that REGNET_KERNELS_ISA names (read once, at the first call).
+// Throws std::runtime_error, listing the supported names, when the variable names one that this machine or build lacks.
+const Kernels& kernels();
+
+// {"compiled": [...], "supported": [...], "chosen": "..."|null, "forced": "..."|null, "error": "..."|null}
+std::string isa_json();
+
+}  // namespace regnet_kernels::cpu

@@ -1,0 +1,94 @@
+// What a CPU kernel is told, and the table of kernels that each instruction set supplies.
+//
+// kernels.cpp is compiled once per instruction set (REGNET_ISA); isa.cpp picks a table at run time. Everything here is
+// torch-free, so that the same sources build into the extension, the sanitizer harness and the aarch64 test.
+#pragma once
+#include <stdint.h>
+
+namespace regnet_kernels::cpu {
+
+enum class Activation : int { none = 0, relu = 1, silu = 2 };
+
+// Activations and weights are read as 32-bit words: one float32, or a pair of bfloat16 of neighbouring channels. With
+// that, one micro-kernel source serves both types, and "steps" below counts words along the reduction axis.
+enum class Type : int { f32 = 0, bf16 = 1 };
+
+inline constexpr int kPanel = 16;  // output channels in a full weight panel; the last of a group may be a half panel (8)
+
+// Output channels -> words of one group's packed panels, for `steps` words along the reduction axis.
+constexpr int64_t panel_lanes(int64_t channels) {
+  const int64_t tail = channels % kPanel;
+  return channels - tail + (tail == 0 ? 0 : tail <= 8 ? 8 : kPanel);
+}
+constexpr int64_t panel_count(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
+
+// One convolution over NHWC activations. Output pixel (n, oh, ow) reads the words
+//   x + n * x_image + oh * x_row + ow * x_pixel + tap_offset[t] + group * steps + (0 .. steps)     for each tap t
+// (the strides already contain the convolution's stride; borders are in the buffer, so nothing is tested), and, where
+// there is a second source (the projection shortcut), the `steps2` words at x2 + ...: a second accumulation into the same
+// registers, so that the projection never reaches memory.
+struct Conv {
+  Type type;  // of x and of the weights
+  const uint32_t* x;
+  int64_t x_image, x_row, x_pixel;
+  const int64_t* tap_offset;
+  int taps, steps;
+  const uint32_t* x2;
+  int64_t x2_image, x2_row, x2_pixel;
+  int steps2;
+  const uint32_t* w;        // per group: panels, each [taps * steps + steps2][lanes]
+  int64_t w_group;          // words between groups
+  const float* bias;        // groups * group_out, or null
+  int groups, group_out;    // output channels of a group
+  Type y_type;
+  void* y;
+  int64_t y_image, y_row, y_pixel;  // in elements of y
+  const void* residual;     // like y, same strides and type, or null; may be y itself
+  Activation activation;
+  const float* gate;        // (images, steps words' channels): scales the input of a 1x1; or null
+  int64_t gate_image;
+  float* pool;              // (slots, groups * group_out): sums of the output over a task's pixels; or null
+  int out_h, out_w;
+};
+
+// A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
+// [panel0, panel1) of the flattened (group, panel) order. `scratch` holds at least task_scratch_words().
+struct ConvTask {
+  int64_t pixel0, pixel1;
+  int panel0, panel1;
+  int64_t pool_slot;
+};
+inline constexpr int kMaxTaskPixels = 192;
+inline constexpr int64_t task_scratch_words(int64_t gated_steps) { return gated_steps * kMaxTaskPixels; }
+
+// Squeeze-and-excite. `sums`: (images, slots, channels) partial sums; hidden: (images, squeeze); gate: (images, channels).
+struct SqueezeExcite {
+  const float* sums;
+  int64_t slots;
+  float inverse_count;
+  const float *w1, *b1, *w2t, *b2;  // (squeeze, channels), (squeeze), (squeeze, channels), (channels)
+  float *hidden, *gate;
+  float* pooled;                    // one (images, channels) scratch per task
+  int images, channels, squeeze;
+};
+
+struct Kernels {
+  const char* name;
+  int vector_lanes;
+  bool native_bf16;
+  int pixel_tile;      // pixels of the widest register tile: what a task's pixel count should be a multiple of
+  int preferred_panels;  // panels the widest register tile takes together
+  void (*conv)(const Conv&, const ConvTask&, uint32_t* scratch);
+  void (*se_reduce_fc1)(const SqueezeExcite&, int squeeze0, int squeeze1, float* pooled);
+  void (*se_fc2)(const SqueezeExcite&, int channel0, int channel1);
+  // sums of x (pixels, channels) over pixels -> sums[channels]
+  void (*sum_pixels)(Type, const void* x, int64_t pixels, int64_t channels, float* sums);
+  // y = x * gate over (pixels, channels)
+  void (*scale_pixels)(Type, const void* x, const float* gate, void* y, int64_t pixels, int64_t channels);
+  // `count` scaled sums rounded to `type`
+  void (*store_scaled)(Type, const float* sums, float scale, void* y, int64_t count);
+  // 2 flops a fused multiply-add, in independent chains of registers: returns the flops done
+  double (*fma_burst)(int64_t iterations, float* sink);
+};
+
+}  // namespace regnet_kernels::cpu

@@ -1,0 +1,326 @@
+#include "network.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "arena.h"
+#include "isa.h"
+#include "plan.h"
+
+namespace regnet_kernels::cpu {
+namespace {
+
+// A batch goes through the network in groups of images, so that activations stay in the caches: on large maps one image at
+// a time, on small ones as many as give the weights (read once a group) enough pixels to work against.
+constexpr int64_t kPixelsPerGroup = 784;
+
+int64_t images_per_group(int64_t images, int64_t out_h, int64_t out_w) {
+  const int64_t area = std::max<int64_t>(1, out_h * out_w);
+  return std::clamp<int64_t>((kPixelsPerGroup + area - 1) / area, 1, images);
+}
+
+struct Map {  // of one step
+  int64_t in_h, in_w, out_h, out_w, group;
+};
+
+class Builder {
+ public:
+  Builder(const TensorView& x, Type type, const void* weights, const float* params, const std::vector<Step>& steps, void* out,
+          int workers)
+      : x_(x), type_(type), weights_(static_cast<const char*>(weights)), params_(params), steps_(steps), out_(static_cast<char*>(out)),
+        plan_(kernels(), workers), pixel_(type_bytes(type)), half_out_(x.scalar == Scalar::f16) {
+    int64_t h = x.h, w = x.w;
+    for (const Step& s : steps) {
+      Map m{h, w, s.out_side(h), s.out_side(w), 0};
+      m.group = images_per_group(x.n, m.out_h, m.out_w);
+      if (s.kind == StepKind::head) m.group = x.n;
+      maps_.push_back(m);
+      h = m.out_h, w = m.out_w;
+    }
+  }
+
+  void run(const Fork& fork) {
+    size_buffers();
+    Arena arena(arena_bytes());
+    take_buffers(arena);
+    const size_t count = steps_.size();
+    const char* current = static_cast<const char*>(x_.data);
+    const bool first_conv = steps_[0].kind == StepKind::conv;
+    if (!first_conv && !(x_.channels_last() && x_.scalar != Scalar::f16)) {
+      plan_.add_load(x_, 0, x_.n, 0, nullptr, type_, io_[0]);
+      current = io_[0];
+    }
+    for (size_t i = 0; i < count;) {
+      // steps of equal group size share the loop over groups
+      size_t end = i + 1;
+      while (end < count && maps_[end].group == maps_[i].group) end++;
+      const char* after = current;
+      for (int64_t first = 0; first < x_.n; first += maps_[i].group) {
+        const int64_t images = std::min(maps_[i].group, x_.n - first);
+        after = current;
+        for (size_t j = i; j < end; j++) after = add_step(j, after, first, images);
+      }
+      current = after;
+      i = end;
+    }
+    if (half_out_) {
+      const int64_t total = out_count(), parts = std::clamp<int64_t>(total / 16384, 1, 4 * plan_.workers);
+      const float* from = reinterpret_cast<const float*>(current);
+      uint16_t* to = reinterpret_cast<uint16_t*>(out_);
+      plan_.add(static_cast<int>(parts), [=](int t, int) {
+        const int64_t begin = total * t / parts;
+        float_to_half(from + begin, to + begin, total * (t + 1) / parts - begin);
+      });
+    }
+    plan_.run(fork);
+  }
+
+ private:
+  int64_t out_count() const {
+    const Step& s = steps_.back();
+    const Map& m = maps_.back();
+    if (s.kind == StepKind::head) return x_.n * (s.c_out ? s.c_out : s.c_in);
+    return x_.n * s.c_out * m.out_h * m.out_w;
+  }
+
+  void size_buffers() {
+    for (size_t i = 0; i < steps_.size(); i++) {
+      const Step& s = steps_[i];
+      const Map& m = maps_[i];
+      const int64_t g = m.group, out_area = m.out_h * m.out_w;
+      if (s.kind == StepKind::head) {
+        sums_ = std::max(sums_, x_.n * s.c_in);
+        gate_ = std::max(gate_, x_.n * s.c_in);
+        io_bytes_ = std::max(io_bytes_, x_.n * std::max(s.c_in, s.c_out) * 4);
+        continue;
+      }
+      io_bytes_ = std::max(io_bytes_, x_.n * out_area * s.c_out * pixel_);
+      if (i == 0) io_bytes_ = std::max(io_bytes_, x_.n * x_.h * x_.w * x_.c * pixel_);
+      if (s.kind == StepKind::conv) {
+        padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
+      } else {
+        padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2) * (m.in_w + 2) * s.c_mid * pixel_);
+        middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
+        if (s.se_width > 0) {
+          sums_ = std::max(sums_, g * plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr)) * s.c_mid);
+          hidden_ = std::max(hidden_, g * s.se_width);
+          gate_ = std::max(gate_, g * s.c_mid);
+          scratch_ = std::max(scratch_, Plan::scratch_words(s.c_mid));
+        }
+      }
+    }
+  }
+
+  size_t arena_bytes() const {
+    return 2 * Arena::padded(io_bytes_) + Arena::padded(padded_bytes_) + Arena::padded(middle_bytes_) + Arena::padded(sums_ * 4) +
+           Arena::padded(hidden_ * 4) + Arena::padded(gate_ * 4) + Arena::padded(gate_ * 4 * plan_.workers) +
+           Arena::padded(scratch_ * 4 * plan_.workers);
+  }
+
+  void take_buffers(Arena& arena) {
+    io_[0] = arena.take<char>(io_bytes_);
+    io_[1] = arena.take<char>(io_bytes_);
+    padded_ = arena.take<char>(padded_bytes_);
+    middle_ = arena.take<char>(middle_bytes_);
+    sums_at_ = arena.take<float>(sums_);
+    hidden_at_ = arena.take<float>(hidden_);
+    gate_at_ = arena.take<float>(gate_);
+    pooled_at_ = arena.take<float>(gate_ * plan_.workers);
+    plan_.set_scratch(arena.take<uint32_t>(scratch_ * plan_.workers), scratch_);
+  }
+
+  // Where step j writes the whole batch: the caller's tensor for the last one, else the input's own buffer (a block
+  // with an identity shortcut reads each element of it just before it is overwritten), else the other buffer.
+  char* output_of(size_t j, const char* in) const {
+    if (j + 1 == steps_.size() && !half_out_) return out_;
+    const Step& s = steps_[j];
+    const bool own = in == io_[0] || in == io_[1];
+    if (s.kind == StepKind::block && !s.has_projection && own) return const_cast<char*>(in);
+    return in == io_[0] ? io_[1] : io_[0];
+  }
+
+  const char* add_step(size_t j, const char* in, int64_t first, int64_t images) {
+    char* const out = output_of(j, in);
+    const Step& s = steps_[j];
+    if (s.kind == StepKind::conv) add_stem(s, maps_[j], j == 0, in, out, first, images);
+    else if (s.kind == StepKind::block) add_block(s, maps_[j], in, out, first, images);
+    else add_head(s, maps_[j], in, out);
+    return out;
+  }
+
+  void set_output(Conv& c, int64_t channels, const Map& m, Type type, void* y) const {
+    c.y_type = type;
+    c.y = y;
+    c.y_pixel = channels;
+    c.y_row = channels * m.out_w;
+    c.y_image = channels * m.out_w * m.out_h;
+    c.out_h = static_cast<int>(m.out_h);
+    c.out_w = static_cast<int>(m.out_w);
+  }
+
+  void add_stem(const Step& s, const Map& m, bool is_input, const char* in, char* out, int64_t first, int64_t images) {
+    TensorView view = x_;
+    if (!is_input) {
+      const int64_t c = s.c_in;
+      view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, c * m.in_h * m.in_w, 1, c * m.in_w, c};
+    }
+    plan_.add_load(view, first, images, s.padding, nullptr, Type::f32, padded_);
+    border_of_ = nullptr;
+    Conv c{};
+    const int64_t groups = s.c_in / s.group_width;
+    set_window(c, plan_, Type::f32, padded_, m.in_h + 2 * s.padding, m.in_w + 2 * s.padding, s.c_in, groups, s.kernel, s.kernel, s.stride);
+    c.w = reinterpret_cast<const uint32_t*>(params_ + s.conv_w);
+    c.w_group = panel_lanes(s.c_out / groups) * s.kernel * s.kernel * s.group_width;
+    c.bias = params_ + s.conv_bias;
+    c.groups = static_cast<int>(groups);
+    c.group_out = static_cast<int>(s.c_out / groups);
+    c.activation = s.activation;
+    set_output(c, s.c_out, m, type_, out + first * m.out_h * m.out_w * s.c_out * pixel_);
+    plan_.add_conv(c, images);
+  }
+
+  Conv grouped_conv(const Step& s, const Map& m, const char* padded, char* middle) {
+    Conv c{};
+    const int64_t groups = s.c_mid / s.group_width;
+    set_window(c, plan_, type_, padded, m.in_h + 2, m.in_w + 2, s.c_mid, groups, 3, 3, s.stride);
+    c.w = words(s.b);
+    c.w_group = panel_lanes(s.group_width) * 9 * s.group_width / (type_ == Type::f32 ? 1 : 2);
+    c.bias = params_ + s.b_bias;
+    c.groups = static_cast<int>(groups);
+    c.group_out = static_cast<int>(s.group_width);
+    c.activation = s.activation;
+    set_output(c, s.c_mid, m, type_, middle);
+    return c;
+  }
+
+  void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
+    const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
+    const char* x = in + first * m.in_h * m.in_w * s.c_in * pixel_;
+    char* const y = out + first * m.out_h * m.out_w * s.c_out * pixel_;
+
+    // 1x1, written into the interior of a padded buffer: the 3x3 then needs no edge tests
+    Conv a{};
+    set_window(a, plan_, type_, x, m.in_h, m.in_w, s.c_in, 1, 1, 1, 1);
+    a.w = words(s.a);
+    a.bias = params_ + s.a_bias;
+    a.groups = 1;
+    a.group_out = static_cast<int>(s.c_mid);
+    a.activation = s.activation;
+    a.y_type = type_;
+    a.y = padded_ + ((m.in_w + 2) + 1) * s.c_mid * pixel_;
+    a.y_pixel = s.c_mid;
+    a.y_row = s.c_mid * (m.in_w + 2);
+    a.y_image = s.c_mid * (m.in_w + 2) * (m.in_h + 2);
+    a.out_h = static_cast<int>(m.in_h);
+    a.out_w = static_cast<int>(m.in_w);
+    // The border stays zero as long as the same shape uses the buffer.
+    const bool border_is_zero = border_of_ && border_of_->c_mid == s.c_mid && border_h_ == m.in_h && border_w_ == m.in_w && border_images_ >= images;
+    if (border_is_zero) {
+      plan_.add_conv(a, images);
+    } else {
+      char* const padded = padded_;
+      const int64_t h = m.in_h, w = m.in_w, pixel_bytes = s.c_mid * pixel_;
+      plan_.add_conv(a, images, static_cast<int>(images), [=](int n) {
+        zero_border(padded + n * (h + 2) * (w + 2) * pixel_bytes, h, w, 1, pixel_bytes);
+      });
+      border_of_ = &s, border_h_ = h, border_w_ = w, border_images_ = images;
+    }
+
+    Conv b = grouped_conv(s, m, padded_, middle_);
+    if (s.se_width > 0) b.pool = sums_at_;
+    plan_.add_conv(b, images);
+
+    if (s.se_width > 0) {
+      SqueezeExcite se{};
+      se.sums = sums_at_;
+      se.slots = plan_.pool_slots(b);
+      se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
+      se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
+      se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;
+      se.images = static_cast<int>(images), se.channels = static_cast<int>(s.c_mid), se.squeeze = static_cast<int>(s.se_width);
+      plan_.add_squeeze_excite(se);
+    }
+
+    Conv c{};
+    set_window(c, plan_, type_, middle_, m.out_h, m.out_w, s.c_mid, 1, 1, 1, 1);
+    c.steps = static_cast<int>(mid_words);
+    if (s.se_width > 0) c.gate = gate_at_, c.gate_image = s.c_mid;
+    if (s.has_projection) {
+      c.x2 = reinterpret_cast<const uint32_t*>(x);
+      c.x2_pixel = in_words * s.stride;
+      c.x2_row = in_words * m.in_w * s.stride;
+      c.x2_image = in_words * m.in_w * m.in_h;
+      c.steps2 = static_cast<int>(in_words);
+    } else {
+      c.residual = x;
+    }
+    c.w = words(s.c);
+    c.bias = params_ + s.c_bias;
+    c.groups = 1;
+    c.group_out = static_cast<int>(s.c_out);
+    c.activation = s.activation;
+    set_output(c, s.c_out, m, type_, y);
+    plan_.add_conv(c, images);
+  }
+
+  void add_head(const Step& s, const Map& m, const char* in, char* out) {
+    char* const means = s.c_out == 0 ? out : reinterpret_cast<char*>(gate_at_);
+    plan_.add_sum_pixels(type_, in, x_.n, m.in_h * m.in_w, s.c_in, sums_at_, means);
+    if (s.c_out == 0) return;
+    Conv c{};
+    set_window(c, plan_, type_, means, 1, x_.n, s.c_in, 1, 1, 1, 1);
+    c.w = words(s.fc);
+    c.bias = params_ + s.fc_bias;
+    c.groups = 1;
+    c.group_out = static_cast<int>(s.c_out);
+    c.activation = Activation::none;
+    set_output(c, s.c_out, Map{1, x_.n, 1, x_.n, x_.n}, type_, out);
+    plan_.add_conv(c, 1);
+  }
+
+  const uint32_t* words(int64_t element) const { return reinterpret_cast<const uint32_t*>(weights_ + element * pixel_); }
+
+  const TensorView x_;
+  const Type type_;
+  const char* const weights_;
+  const float* const params_;
+  const std::vector<Step>& steps_;
+  char* const out_;
+  Plan plan_;
+  const int64_t pixel_;  // bytes of an activation
+  const bool half_out_;
+  std::vector<Map> maps_;
+  int64_t io_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
+  char *io_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
+  float *sums_at_ = nullptr, *hidden_at_ = nullptr, *gate_at_ = nullptr, *pooled_at_ = nullptr;
+  const Step* border_of_ = nullptr;
+  int64_t border_h_ = 0, border_w_ = 0, border_images_ = 0;
+};
+
+}  // namespace
+
+Shape network_output(const std::vector<Step>& steps, int64_t c, int64_t h, int64_t w) {
+  if (c != steps[0].c_in)
+    throw std::invalid_argument("regnet_kernels: x has " + std::to_string(c) + " channels, the packed network takes " +
+                                std::to_string(steps[0].c_in));
+  for (size_t i = 0; i < steps.size(); i++) {
+    const Step& s = steps[i];
+    if (s.kind == StepKind::head) return {s.c_out ? s.c_out : s.c_in, 1, 1, true};
+    if (h + 2 * s.padding < s.kernel || w + 2 * s.padding < s.kernel || h < 1 || w < 1)
+      throw std::invalid_argument("regnet_kernels: step " + std::to_string(i) + " gets a " + std::to_string(h) + "x" + std::to_string(w) +
+                                  " map, smaller than its kernel; use a larger image");
+    h = s.out_side(h), w = s.out_side(w);
+    c = s.c_out;
+  }
+  return {c, h, w, false};
+}
+
+void run_network(const TensorView& x, Type type, const void* weights, const float* params, const std::vector<Step>& steps, void* out,
+                 int workers, const Fork& fork) {
+  if (x.n == 0) return;
+  Builder(x, type, weights, params, steps, out, workers).run(fork);
+}
+
+}  // namespace regnet_kernels::cpu

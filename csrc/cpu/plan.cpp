@@ -1,0 +1,135 @@
+#include "plan.h"
+
+#include <algorithm>
+
+namespace regnet_kernels::cpu {
+namespace {
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Half of a small L2, in words: what a task's input should fit into, beside the weights that stream past it.
+constexpr int64_t kInputWords = 48 * 1024;
+// Multiply-adds below which a task is not worth its counter and its prologue (about 2 microseconds of one core).
+constexpr int64_t kTaskMacs = 150'000;
+constexpr int64_t kTasksPerWorker = 4;  // so that a core slowed by its neighbours costs a quarter of a phase, not half
+constexpr int64_t kMinBlockPixels = 48; // each block streams all weights once: keep at least this many pixels against them
+
+}  // namespace
+
+// Groups share neither weights nor inputs, so a grouped convolution is cut along them first; a dense one along the pixels,
+// since each run of pixels streams all weights, and only then along the panels.
+Cut cut_conv(const Conv& c, int64_t pixels, int64_t pixel_words, int workers, const Kernels& k) {
+  const int64_t panels = c.groups * panel_count(c.group_out);
+  const int64_t macs = pixels * c.groups * c.group_out * ((int64_t)c.taps * c.steps + c.steps2) * (c.type == Type::f32 ? 1 : 2);
+  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
+  int64_t block = std::clamp<int64_t>(kInputWords / std::max<int64_t>(1, pixel_words), 2 * k.pixel_tile, kMaxTaskPixels);
+  int64_t blocks = divide_up(pixels, block), splits = 1;
+  const int64_t units = divide_up(panels, k.preferred_panels);
+  if (c.groups > 1) {
+    splits = std::min(divide_up(want, blocks), units);
+  } else if (blocks < want) {
+    blocks = std::min(want, std::max<int64_t>(blocks, pixels / kMinBlockPixels));  // smaller while they stay tall enough
+    splits = std::min(divide_up(want, blocks), units);
+  }
+  // a whole number of tasks a worker, so that none is left alone with the last one
+  if (workers > 1 && splits == 1 && blocks > 1 && blocks < 4 * kTasksPerWorker * workers)
+    blocks = std::min(pixels, divide_up(blocks, workers) * workers);
+  return {blocks, splits};
+}
+
+static int64_t words_per_pixel(const Conv& c) {
+  // fresh words that one output pixel brings into the cache
+  return c.steps * (c.taps > 1 ? 3 : 1) + c.steps2;
+}
+
+int64_t Plan::pool_slots(const Conv& c) const {
+  return cut_conv(c, (int64_t)c.out_h * c.out_w, words_per_pixel(c), workers, k).blocks;
+}
+
+void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void(int)> extra_run) {
+  const int64_t area = (int64_t)c.out_h * c.out_w;
+  const int64_t panels = c.groups * panel_count(c.group_out);
+  const Cut cut = cut_conv(c, c.pool ? area : images * area, words_per_pixel(c), workers, k);
+  const int64_t rounds = c.pool ? images : 1, pixels = c.pool ? area : images * area;
+  const int tasks = static_cast<int>(rounds * cut.blocks * cut.splits);
+  const Kernels* kernels = &k;
+  uint32_t* const scratch = scratch_;
+  const int64_t each = scratch_each_;
+  phases_.push_back({tasks + extra, [=, extra_run = std::move(extra_run)](int t, int worker) {
+    if (t >= tasks) return extra_run(t - tasks);
+    // panels innermost: the tasks of one worker share their pixels
+    const int64_t split = t % cut.splits, block = t / cut.splits % cut.blocks, round = t / cut.splits / cut.blocks;
+    ConvTask task;
+    task.pixel0 = round * area + pixels * block / cut.blocks;
+    task.pixel1 = round * area + pixels * (block + 1) / cut.blocks;
+    // cut the panels on multiples of the widest tile, so that no task is left with a narrow one
+    const int64_t unit = kernels->preferred_panels, units = divide_up(panels, unit);
+    task.panel0 = static_cast<int>(std::min(panels, units * split / cut.splits * unit));
+    task.panel1 = static_cast<int>(std::min(panels, units * (split + 1) / cut.splits * unit));
+    task.pool_slot = round * cut.blocks + block;
+    kernels->conv(c, task, scratch + worker * each);
+  }});
+}
+
+void Plan::add_squeeze_excite(const SqueezeExcite& s) {
+  const Kernels* kernels = &k;
+  const int64_t work = (int64_t)s.images * s.channels * (s.squeeze + s.slots);
+  const int tasks = static_cast<int>(std::clamp<int64_t>(work / 8192, 1, std::min<int64_t>(workers, s.squeeze)));
+  const int64_t each = (int64_t)s.images * s.channels;
+  phases_.push_back({tasks, [=](int t, int) {
+    kernels->se_reduce_fc1(s, s.squeeze * t / tasks, s.squeeze * (t + 1) / tasks, s.pooled + t * each);
+  }});
+  const int units = static_cast<int>(divide_up(s.channels, 16));
+  const int parts = std::min(tasks, units);
+  phases_.push_back({parts, [=](int t, int) {
+    kernels->se_fc2(s, units * t / parts * 16, std::min(s.channels, units * (t + 1) / parts * 16));
+  }});
+}
+
+void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out) {
+  const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
+  const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
+  phases_.push_back({static_cast<int>(images * parts), [=](int t, int) {
+    const int64_t n = t / parts, part = t % parts;
+    load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
+              static_cast<char*>(out) + n * rows * row_bytes);
+  }});
+}
+
+void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means) {
+  const Kernels* kernels = &k;
+  phases_.push_back({static_cast<int>(images), [=](int n, int) {
+    kernels->sum_pixels(type, static_cast<const char*>(x) + n * pixels * channels * type_bytes(type), pixels, channels, sums + n * channels);
+    if (means)
+      kernels->store_scaled(type, sums + n * channels, 1.0f / static_cast<float>(pixels),
+                            static_cast<char*>(means) + n * channels * type_bytes(type), channels);
+  }});
+}
+
+const int64_t* Plan::keep(std::vector<int64_t> taps) {
+  kept_.push_back(std::make_unique<std::vector<int64_t>>(std::move(taps)));
+  return kept_.back()->data();
+}
+
+void set_window(Conv& c, Plan& plan, Type type, const void* x, int64_t padded_h, int64_t padded_w, int64_t channels, int64_t groups,
+                int64_t kernel_h, int64_t kernel_w, int64_t stride) {
+  const int64_t words = type == Type::f32 ? channels : channels / 2;  // a pixel
+  c.type = type;
+  c.x = static_cast<const uint32_t*>(x);
+  c.x_pixel = words * stride;
+  c.x_row = words * padded_w * stride;
+  c.x_image = words * padded_w * padded_h;
+  std::vector<int64_t> taps;
+  if (groups == 1) {
+    for (int64_t i = 0; i < kernel_h; i++) taps.push_back(i * padded_w * words);
+    c.steps = static_cast<int>(kernel_w * words);
+  } else {
+    for (int64_t i = 0; i < kernel_h; i++)
+      for (int64_t j = 0; j < kernel_w; j++) taps.push_back((i * padded_w + j) * words);
+    c.steps = static_cast<int>(words / groups);
+  }
+  c.taps = static_cast<int>(taps.size());
+  c.tap_offset = plan.keep(std::move(taps));
+}
+
+}  // namespace regnet_kernels::cpu

@@ -1,0 +1,63 @@
+// Turns convolutions, squeezes and conversions into phases of tasks for the executor.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "arena.h"
+#include "executor.h"
+#include "kernels.h"
+#include "tensor_view.h"
+
+namespace regnet_kernels::cpu {
+
+// How a convolution is cut into tasks: `blocks` runs of pixels (per image where sums are pooled) x `splits` runs of panels.
+struct Cut {
+  int64_t blocks, splits;
+};
+Cut cut_conv(const Conv& c, int64_t pixels, int64_t pixel_words, int workers, const Kernels& k);
+
+class Plan {
+ public:
+  Plan(const Kernels& kernels, int workers) : k(kernels), workers(workers) {}
+
+  // Words of scratch that each worker needs for gated convolutions; call before `add_conv` with the widest input.
+  static int64_t scratch_words(int64_t gated_steps) { return gated_steps * kMaxTaskPixels + 16; }
+  void set_scratch(uint32_t* base, int64_t words_each) { scratch_ = base, scratch_each_ = words_each; }
+
+  // Adds a phase that computes `images` images of c. Where c.pool is set, it must hold images * pool_slots(...) * channels.
+  // `extra` tasks (run with indices 0 .. extra-1) join the phase.
+  void add_conv(const Conv& c, int64_t images, int extra = 0, std::function<void(int)> extra_run = {});
+  int64_t pool_slots(const Conv& c) const;
+
+  // hidden and gate of `images` images: two phases. `pooled` holds workers * images * channels.
+  void add_squeeze_excite(const SqueezeExcite& s);
+
+  // Fills a padded NHWC copy of images [first, first + images) of x.
+  void add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out);
+
+  // Sums over the pixels of each image, and their scaled, rounded means if `means` is not null.
+  void add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means);
+
+  void add(int tasks, std::function<void(int, int)> run) { phases_.push_back({tasks, std::move(run)}); }
+  void run(const Fork& fork) { run_phases(phases_, workers, fork); }
+
+  // Tap offsets that outlive the plan's phases.
+  const int64_t* keep(std::vector<int64_t> taps);
+
+  const Kernels& k;
+  const int workers;
+
+ private:
+  std::vector<Phase> phases_;
+  std::vector<std::unique_ptr<std::vector<int64_t>>> kept_;
+  uint32_t* scratch_ = nullptr;
+  int64_t scratch_each_ = 0;
+};
+
+// Points c at a padded NHWC input of `channels` channels (h x w interior, pad already in the buffer) read with a k x k window.
+// Neighbouring taps of one row are merged where they are contiguous (no groups).
+void set_window(Conv& c, Plan& plan, Type type, const void* x, int64_t padded_h, int64_t padded_w, int64_t channels, int64_t groups,
+                int64_t kernel_h, int64_t kernel_w, int64_t stride);
+
+}  // namespace regnet_kernels::cpu

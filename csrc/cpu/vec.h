@@ -1,0 +1,124 @@
+// Vectors of the instruction set that this translation unit is compiled for, in GCC's vector extensions: the same source
+// becomes SSE2, NEON, AVX2 or AVX-512. Included by kernels.cpp alone, inside an anonymous namespace: nothing here may have
+// external linkage, or the linker could give a baseline machine the AVX-512 copy of an inline function.
+#define REGNET_INLINE inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef uint16_t vh __attribute__((vector_size(VL * 2)));
+
+REGNET_INLINE vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+REGNET_INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+REGNET_INLINE vf broadcast(float s) {
+#if VL == 4
+  return vf{s, s, s, s};
+#elif VL == 8
+  return vf{s, s, s, s, s, s, s, s};
+#else
+  return vf{s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+#endif
+}
+REGNET_INLINE vu broadcast_word(uint32_t s) {
+#if VL == 4
+  return vu{s, s, s, s};
+#elif VL == 8
+  return vu{s, s, s, s, s, s, s, s};
+#else
+  return vu{s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+#endif
+}
+
+// A vector's worth of words of a weight panel. A half panel (8 lanes) fills half of a 16-lane vector: the upper lanes are 0.
+REGNET_INLINE vu load_words(const uint32_t* p) {
+  vu v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+#if VL == 16
+REGNET_INLINE vu load_half_words(const uint32_t* p) {
+  typedef uint32_t v8 __attribute__((vector_size(32)));
+  v8 low;
+  __builtin_memcpy(&low, p, sizeof low);
+  return __builtin_shufflevector(low, v8{}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#endif
+
+REGNET_INLINE vf select(vi mask, vf a, vf b) { return (vf)((vi)((vu)a & (vu)mask) | (vi)((vu)b & ~(vu)mask)); }
+REGNET_INLINE vf relu(vf v) { return vf{} > v ? vf{} : v; }  // one max instruction; NaN stays NaN, as torch's
+
+// e^x to about 1 ulp: x = n ln 2 + r, a degree-6 polynomial in r, then the exponent's bits. Clamped where float32 ends.
+REGNET_INLINE vf exp_approx(vf x) {
+  const vf lowest = broadcast(-87.33654f), highest = broadcast(88.37626f);
+  x = select(x < lowest, lowest, x);
+  x = select(x > highest, highest, x);
+  const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  vf n = x * broadcast(1.44269504089f) + magic;
+  const vi exponent = ((vi)n - (vi)magic) << 23;
+  n = n - magic;
+  vf r = x - n * broadcast(0.693359375f);
+  r = r - n * broadcast(-2.12194440e-4f);
+  vf p = broadcast(1.0f / 720);
+  p = p * r + broadcast(1.0f / 120);
+  p = p * r + broadcast(1.0f / 24);
+  p = p * r + broadcast(1.0f / 6);
+  p = p * r + broadcast(0.5f);
+  p = p * r + broadcast(1.0f);
+  p = p * r + broadcast(1.0f);
+  return (vf)((vi)p + exponent);
+}
+REGNET_INLINE vf sigmoid(vf v) {
+  const vf s = broadcast(1.0f) / (broadcast(1.0f) + exp_approx(-v));
+  return select(v == v, s, v);
+}
+REGNET_INLINE vf silu(vf v) { return v * sigmoid(v); }
+
+// bfloat16: the upper half of a float32; stores round to nearest even and keep NaN.
+REGNET_INLINE vh to_bf16(vf v) {
+  const vu bits = (vu)v;
+  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const vu quiet = (bits >> 16) | 0x40u;
+  const vu nan = (vu)(v != v);
+  return __builtin_convertvector((rounded & ~nan) | (quiet & nan), vh);
+}
+REGNET_INLINE vf from_bf16(const uint16_t* p) {
+  vh h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+REGNET_INLINE float bf16_to_float(uint16_t h) {
+  const uint32_t bits = (uint32_t)h << 16;
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+REGNET_INLINE uint16_t float_to_bf16(float f) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &f, 4);
+  if (f != f) return (uint16_t)((bits >> 16) | 0x40u);
+  return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// One step along the reduction axis: a word of the input against a vector of words of the weights.
+struct DotF32 {
+  static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
+    float s;
+    __builtin_memcpy(&s, &x, 4);
+    return acc + broadcast(s) * (vf)w;
+  }
+};
+struct DotBf16 {
+  static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
+#if defined(REGNET_NATIVE_BF16)
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)broadcast_word(x), (__m512bh)w);
+#else
+    const vu pair = broadcast_word(x);
+    acc = acc + (vf)(pair << 16) * (vf)(w << 16);
+    return acc + (vf)(pair & 0xffff0000u) * (vf)(w & 0xffff0000u);
+#endif
+  }
+};

@@ -1,0 +1,256 @@
+// y = activation(grouped 3x3 convolution of x + bias) on channels_last memory, 16-bit numbers, tensor cores.
+//
+// A block computes a tile of at most 128 output pixels for one or more groups, `TILES` * 8 outputs of each. It walks
+// over the groups' inputs in chunks of 16 channels: the chunk's halo (every input pixel that the tile sees, once) and
+// its weights come by asynchronous copies into one of two stages while the other is multiplied. The nine taps read the
+// same halo at nine offsets. A group of an odd number of 8-channel units ends with a chunk of 8: there two taps make
+// up the 16 rows of a product, and the ninth is a product of 8 rows, so that no padding is multiplied (a zero times an
+// infinity of another group would be a NaN). Groups of 8 come in pairs, a unit each (`TILES` == 1).
+#pragma once
+
+#include <cstdint>
+
+#include <device.h>
+
+#include "activation.cuh"
+#include "gconv3x3_plan.h"
+
+namespace regnet_kernels {
+
+template <int WORDS>
+struct alignas(WORDS * 4) Words {
+  uint32_t word[WORDS];
+};
+
+// The first of the two neighbouring channels, counted from the part's first, that lane `t` = lane % 4 holds in n-tile
+// `tile`. Tiles are interleaved by fours, then twos, so that a lane's results of these tiles are contiguous in memory.
+template <int TILES>
+__device__ __forceinline__ int channel_of(int tile, int t) {
+  constexpr int quads = TILES / 4 * 4, pairs = TILES / 2 * 2;
+  if (tile < quads) return (tile & 4) * 8 + t * 8 + (tile & 3) * 2;
+  if (tile < pairs) return quads * 8 + t * 4 + (tile - quads) * 2;
+  return pairs * 8 + t * 2;
+}
+
+// Byte offsets of the nine taps from a pixel's place in the halo.
+struct Taps {
+  int row, column[3];
+  __device__ __forceinline__ int operator[](int tap) const { return tap / 3 * row + column[tap % 3]; }
+};
+
+template <class Number, int TILES>
+struct Product {
+  static constexpr int kSums = TILES == 1 ? 2 : TILES;
+  float sum[2][kSums][4];  // 2 x 16 pixels, 8 channels each
+
+  // 16 channels of one group; each tap is a product of 16 rows.
+  __device__ __forceinline__ void chunk16(const int (&pixel)[2], const Taps& taps, device::Shared halo,
+                                          device::Shared weights, int lane) {
+    const device::Shared from = halo + (lane >> 4) * 16;
+#pragma unroll
+    for (int tap = 0; tap < 9; ++tap) {
+      uint32_t a[2][4];
+      device::load_matrices(a[0], from + pixel[0] + taps[tap]);
+      device::load_matrices(a[1], from + pixel[1] + taps[tap]);
+#pragma unroll
+      for (int tile = 0; tile < TILES; ++tile) {
+        uint32_t b[2];
+        device::load_shared_pair(b, weights + (tap * TILES + tile) * kFragmentBytes + lane * 8);
+        device::multiply_k16(Number{}, sum[0][tile], a[0], b);
+        device::multiply_k16(Number{}, sum[1][tile], a[1], b);
+      }
+    }
+  }
+
+  // 8 channels (unit `halo` points to) of one group into the sums [first, first + TILES): taps two by two.
+  __device__ __forceinline__ void chunk8(const int (&pixel)[2], const Taps& taps, device::Shared halo,
+                                         device::Shared weights, int lane, int first) {
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      const device::Shared from = halo + (lane < 16 ? taps[2 * step] : taps[2 * step + 1]);
+      uint32_t a[2][4];
+      device::load_matrices(a[0], from + pixel[0]);
+      device::load_matrices(a[1], from + pixel[1]);
+#pragma unroll
+      for (int tile = 0; tile < TILES; ++tile) {
+        uint32_t b[2];
+        device::load_shared_pair(b, weights + (step * TILES + tile) * kFragmentBytes + lane * 8);
+        device::multiply_k16(Number{}, sum[0][first + tile], a[0], b);
+        device::multiply_k16(Number{}, sum[1][first + tile], a[1], b);
+      }
+    }
+    uint32_t a[2][2];
+    device::load_matrices(a[0], halo + taps[8] + pixel[0]);
+    device::load_matrices(a[1], halo + taps[8] + pixel[1]);
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+      uint32_t b[2];
+      device::load_shared_pair(b, weights + (4 * TILES + tile) * kFragmentBytes + lane * 8);
+      device::multiply_k8(Number{}, sum[0][first + tile], a[0], b[0]);
+      device::multiply_k8(Number{}, sum[1][first + tile], a[1], b[0]);
+    }
+  }
+
+  // Every sum starts as its channel's bias; `channels`: how many of the block's channels from `bias` on exist.
+  __device__ __forceinline__ void start(const float* bias, int channels, int lane) {
+#pragma unroll
+    for (int tile = 0; tile < kSums; ++tile) {
+      const int channel = TILES == 1 ? tile * 8 + lane % 4 * 2 : channel_of<TILES>(tile, lane % 4);
+      const bool valid = channel < channels;
+      const float low = valid ? device::load_global(bias + channel) : 0.f;
+      const float high = valid ? device::load_global(bias + channel + 1) : 0.f;
+#pragma unroll
+      for (int rows = 0; rows < 2; ++rows) {
+        sum[rows][tile][0] = sum[rows][tile][2] = low;
+        sum[rows][tile][1] = sum[rows][tile][3] = high;
+      }
+    }
+  }
+
+  // Stores the tiles [FIRST, FIRST + COUNT) of 8 pixels; this lane's channels in them are contiguous.
+  template <int FIRST, int COUNT>
+  __device__ __forceinline__ void store(uint16_t* to, int rows, int half, int channels, int lane, int activation) const {
+    const int channel = TILES == 1 ? FIRST * 8 + lane % 4 * 2 : channel_of<TILES>(FIRST, lane % 4);
+    if (channel >= channels) return;
+    Words<COUNT> out;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      const float* const pair = &sum[rows][FIRST + i][half * 2];
+      out.word[i] = device::pack(Number{}, activate(pair[0], activation), activate(pair[1], activation));
+    }
+    device::store_global(reinterpret_cast<Words<COUNT>*>(to + channel), out);
+  }
+
+  // `y` points to the block's first channel of the output's first pixel; `place`: this lane's pixels, -1 for none.
+  __device__ __forceinline__ void finish(uint16_t* y, const int (&place)[2][2], size_t pitch, int channels, int lane,
+                                         int activation) const {
+#pragma unroll
+    for (int rows = 0; rows < 2; ++rows) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (place[rows][half] < 0) continue;
+        uint16_t* const to = y + place[rows][half] * pitch;
+        constexpr int quads = TILES / 4 * 4, pairs = TILES / 2 * 2;
+        if constexpr (TILES == 1) store<1, 1>(to, rows, half, channels, lane, activation);
+        if constexpr (TILES >= 4) store<0, 4>(to, rows, half, channels, lane, activation);
+        if constexpr (TILES == 8) store<4, 4>(to, rows, half, channels, lane, activation);
+        if constexpr (pairs > quads) store<quads, 2>(to, rows, half, channels, lane, activation);
+        if constexpr (TILES > pairs) store<pairs, 1>(to, rows, half, channels, lane, activation);
+      }
+    }
+  }
+};
+
+// The input pixel behind each place of the halo (image, row and column as one number; -1: padding). With stride 2 the
+// even columns come first, then the odd ones: so neighbouring outputs read neighbouring places at every tap.
+__device__ __forceinline__ void make_halo_table(const GroupedConvPlan& plan, device::Shared table, int first_image,
+                                                int first_row, int first_column) {
+  const GroupedConv& conv = plan.conv;
+  for (int place = threadIdx.x; place < plan.halo_pixels; place += kThreads) {
+    int column = place % plan.halo_width;
+    const int line = place / plan.halo_width;
+    if (conv.stride == 2) column = column <= plan.tile_width ? 2 * column : 2 * (column - plan.tile_width) - 1;
+    const int image = first_image + line / plan.halo_height;
+    const int row = first_row * conv.stride + line % plan.halo_height - 1;
+    column += first_column * conv.stride - 1;
+    const bool inside = image < conv.images && row >= 0 && row < conv.height && column >= 0 && column < conv.width;
+    device::store_shared_int(table + place * 4, inside ? (image * conv.height + row) * conv.width + column : -1);
+  }
+}
+
+// x (N, H, W, C), y (N, Ho, Wo, C), bias (C); weight: packed, see `pack` in regnet_kernels/backends/cuda.py. All 16-byte aligned, N > 0.
+// Grid: plan.grid_x tiles of pixels, plan.grid_y slices of channels; kThreads threads; plan.shared_bytes.
+template <class Number, int TILES>
+__global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, ptxas stops at 64 or 128 registers and spills
+    gconv3x3(const uint16_t* __restrict__ x, const uint16_t* __restrict__ weight, const float* __restrict__ bias,
+             uint16_t* __restrict__ y, const GroupedConvPlan plan) {
+  constexpr bool PAIRED = TILES == 1;
+  const GroupedConv& conv = plan.conv;
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int units = conv.group_width / 8;
+
+  const int strip = blockIdx.x / plan.tiles_across;
+  const int first_column = blockIdx.x % plan.tiles_across * plan.tile_width;
+  const int first_row = strip % plan.tiles_down * plan.tile_height;
+  const int first_image = strip / plan.tiles_down * plan.tile_images;
+  const int part = blockIdx.y % plan.parts;
+  const int first_group = blockIdx.y / plan.parts * plan.groups_per_block;
+  const int group_count = min(plan.groups - first_group, plan.groups_per_block);
+  const int items = PAIRED ? (group_count + 1) / 2 : group_count * plan.chunks;
+
+  const device::Shared table = device::dynamic_shared();
+  const device::Shared stages = table + plan.table_bytes;
+  make_halo_table(plan, table, first_image, first_row, first_column);
+  device::barrier();
+
+  const auto group_of = [&](int item) { return first_group + (PAIRED ? item * 2 : item / plan.chunks); };
+  const auto chunk_of = [&](int item) { return PAIRED ? 0 : item % plan.chunks; };
+
+  const auto load = [&](int item) {
+    const device::Shared halo = stages + item % 2 * plan.stage_bytes, weights = halo + plan.halo_bytes;
+    const int group = group_of(item), chunk = chunk_of(item);
+    const int here = PAIRED ? min(2, first_group + group_count - group) : min(2, units - chunk * 2);
+    const uint16_t* const channels = x + group * conv.group_width + chunk * 16;
+    for (int i = thread; i < plan.halo_pixels * 2; i += kThreads) {
+      const int place = i / 2, unit = i % 2;
+      if (unit >= here) continue;
+      const int pixel = device::load_shared_int(table + place * 4);
+      const uint16_t* const from = pixel < 0 ? x : channels + static_cast<size_t>(pixel) * conv.channels + unit * 8;
+      device::copy_async(halo + place * kPixelPitch + unit * 16, from, pixel >= 0);
+    }
+    const int fragments = PAIRED ? here * 5 : (here == 2 ? 9 : 5) * TILES;
+    const uint16_t* const packed =
+        weight + static_cast<size_t>(group * plan.parts + part) * plan.part_elements + chunk * (9 * TILES * kFragmentBytes / 2);
+    for (int i = thread; i < fragments * (kFragmentBytes / 16); i += kThreads) {
+      device::copy_async(weights + i * 16, packed + i * 8, true);
+    }
+    device::commit_copies();
+  };
+  load(0);
+
+  // The lane's row of the left operand (rows 0..15, the lanes above 15 again) and its four output pixels.
+  const int map = plan.tile_height * plan.tile_width, tile_pixels = map * plan.tile_images;
+  int pixel[2], place[2][2];
+#pragma unroll
+  for (int rows = 0; rows < 2; ++rows) {
+    const int first = warp * 32 + rows * 16;
+    const int own = first + lane % 16 < tile_pixels ? first + lane % 16 : 0;  // beyond the tile: computed, not stored
+    const int line = own / map * plan.halo_height + own % map / plan.tile_width * conv.stride;
+    pixel[rows] = (line * plan.halo_width + own % plan.tile_width) * kPixelPitch;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int out = first + half * 8 + lane / 4;
+      const int image = first_image + out / map, row = first_row + out % map / plan.tile_width;
+      const int column = first_column + out % plan.tile_width;
+      const bool valid = out < tile_pixels && image < conv.images && row < plan.out_height && column < plan.out_width;
+      place[rows][half] = valid ? (image * plan.out_height + row) * plan.out_width + column : -1;
+    }
+  }
+  const bool busy = warp * 32 < tile_pixels;
+  const int odd = (conv.stride == 2 ? plan.tile_width + 1 : 1) * kPixelPitch;
+  const Taps taps{plan.halo_width * kPixelPitch, {0, odd, (conv.stride == 2 ? 1 : 2) * kPixelPitch}};
+
+  Product<Number, TILES> product;
+  for (int item = 0; item < items; ++item) {
+    device::wait_copies<0>();
+    device::barrier();  // this item has arrived for all; all have left the other stage
+    if (item + 1 < items) load(item + 1);
+    if (!busy) continue;
+    const device::Shared halo = stages + item % 2 * plan.stage_bytes, weights = halo + plan.halo_bytes;
+    const int group = group_of(item), chunk = chunk_of(item);
+    const int channel = group * conv.group_width + part * (TILES * 8);
+    const int channels = PAIRED ? (first_group + group_count - group) * 8 : conv.group_width - part * (TILES * 8);
+    if (chunk == 0) product.start(bias + channel, channels, lane);
+    if constexpr (PAIRED) {
+      product.chunk8(pixel, taps, halo, weights, lane, 0);
+      if (channels > 8) product.chunk8(pixel, taps, halo + 16, weights + 5 * kFragmentBytes, lane, 1);
+    } else if (units - chunk * 2 >= 2) {
+      product.chunk16(pixel, taps, halo, weights, lane);
+    } else {
+      product.chunk8(pixel, taps, halo, weights, lane, 0);
+    }
+    if (chunk + 1 == plan.chunks) product.finish(y + channel, place, conv.channels, channels, lane, conv.activation);
+  }
+}
+
+}  // namespace regnet_kernels

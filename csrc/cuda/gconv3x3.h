@@ -1,0 +1,17 @@
+// The grouped 3x3 convolution as the rest of the library calls it: no torch, and of CUDA only the stream and the error.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "gconv3x3_plan.h"
+
+namespace regnet_kernels {
+
+enum class Dtype { float32, float16, bfloat16 };
+
+// Enqueues the kernel for `conv` on `stream` of the current device. x, weight and y hold `dtype`, bias float32; weight
+// is packed (regnet_kernels/backends/cuda.py). conv.images == 0 does nothing. Returns what the launch returned.
+cudaError_t launch_gconv3x3(const GroupedConv& conv, Dtype dtype, const void* x, const void* weight, const float* bias,
+                            void* y, cudaStream_t stream);
+
+}  // namespace regnet_kernels

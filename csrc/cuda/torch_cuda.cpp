@@ -1,0 +1,106 @@
+// regnet_kernels::_gconv3x3_cuda for CUDA tensors, on the LibTorch stable ABI. The schema, the fake kernel and the
+// packing live in regnet_kernels/backends/cuda.py.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+
+#include "gconv3x3.h"
+
+// Weak: libtorch_cuda has it, and this library must load where libtorch_cuda is absent.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
+
+namespace {
+
+using regnet_kernels::Dtype;
+using regnet_kernels::GroupedConv;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+Dtype dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Dtype::float32;
+    case ScalarType::Half: return Dtype::float16;
+    case ScalarType::BFloat16: return Dtype::bfloat16;
+    default: STD_TORCH_CHECK(false, "x must be float32, float16 or bfloat16");
+  }
+}
+
+cudaStream_t current_stream(int32_t device) {
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch is built without CUDA; install one with CUDA");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+bool aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0; }
+
+// Strides of channels_last memory; those of axes of size 1 say nothing.
+bool is_channels_last(const Tensor& x) {
+  int64_t expected = 1;
+  for (const int axis : {1, 3, 2, 0}) {
+    if (x.size(axis) != 1 && x.stride(axis) != expected) return false;
+    expected *= x.size(axis);
+  }
+  return true;
+}
+
+// x as the kernel reads it: channels_last, 16-byte aligned; a copy only where it must be.
+Tensor prepared(const Tensor& x) {
+  if (is_channels_last(x) && aligned(x)) return x;
+  Tensor copy = torch::stable::empty(x.sizes(), x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                                     torch::headeronly::MemoryFormat::ChannelsLast);
+  return torch::stable::copy_(copy, x);
+}
+
+int64_t packed_elements(Dtype dtype, int64_t group_width) {
+  if (dtype == Dtype::float32) return 9 * group_width * group_width;
+  regnet_kernels::GroupedConvPlan plan{};
+  plan.conv.channels = plan.conv.group_width = static_cast<int>(group_width);
+  regnet_kernels::plan_channels(plan);
+  return int64_t{plan.parts} * plan.part_elements;
+}
+
+Tensor gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation) {
+  STD_TORCH_CHECK(x.dim() == 4, "x must be (N, C, H, W), got ", x.dim(), " dimensions");
+  const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
+  STD_TORCH_CHECK(channels > 0 && height > 0 && width > 0, "x must have channels and pixels");
+  STD_TORCH_CHECK(images * height * width <= INT32_MAX, "x must have at most ", INT32_MAX, " pixels");
+  STD_TORCH_CHECK(stride == 1 || stride == 2, "stride must be 1 or 2, got ", stride);
+  STD_TORCH_CHECK(activation >= 0 && activation <= 2, "activation must be 0, 1 or 2, got ", activation);
+  for (const Tensor* other : {&weight, &bias}) {
+    STD_TORCH_CHECK(other->is_cuda() && other->get_device_index() == x.get_device_index(), "weight and bias must be on the device of x");
+    STD_TORCH_CHECK(other->is_contiguous() && aligned(*other), "weight and bias must be contiguous and 16-byte aligned");
+  }
+  const Dtype dtype = dtype_of(x);
+  STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "weight must have the dtype of x");
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) > 0 && channels % weight.size(0) == 0,
+                  "weight must be packed, (groups, elements), with groups dividing ", channels);
+  const int64_t group_width = channels / weight.size(0);
+  STD_TORCH_CHECK(group_width % 8 == 0, "group_width must be a multiple of 8, got ", group_width);
+  STD_TORCH_CHECK(weight.size(1) == packed_elements(dtype, group_width), "a packed group of width ", group_width, " needs ",
+                  packed_elements(dtype, group_width), " elements, got ", weight.size(1));
+  STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.numel() == channels, "bias must be float32 of ", channels);
+
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const Tensor in = prepared(x);
+  const int64_t shape[] = {images, channels, (height - 1) / stride + 1, (width - 1) / stride + 1};
+  Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
+                                  torch::headeronly::MemoryFormat::ChannelsLast);
+  const GroupedConv conv{static_cast<int>(images), static_cast<int>(height),      static_cast<int>(width),
+                         static_cast<int>(channels), static_cast<int>(group_width), static_cast<int>(stride),
+                         static_cast<int>(activation)};
+  const cudaError_t error =
+      regnet_kernels::launch_gconv3x3(conv, dtype, in.const_data_ptr(), weight.const_data_ptr(), bias.const_data_ptr<float>(),
+                                      y.mutable_data_ptr(), current_stream(x.get_device_index()));
+  STD_TORCH_CHECK(error == cudaSuccess, "the kernel was not launched: ", cudaGetErrorString(error));
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CUDA, m) { m.impl("_gconv3x3_cuda", TORCH_BOX(&gconv3x3)); }

@@ -1,0 +1,177 @@
+// The CPU kernels as implementations of the ops that regnet_kernels/ops defines, on the LibTorch stable ABI: this file
+// checks arguments, allocates outputs, and hands raw pointers to csrc/cpu.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/network.h"
+#include "cpu/ops.h"
+
+namespace {
+
+using namespace regnet_kernels::cpu;
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+// at::parallel_for as a fork of the executor's workers. It may run the bodies on fewer threads, or in this one (inside
+// another parallel region): the executor does not mind.
+void torch_fork(int workers, const std::function<void(int)>& body) {
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; worker++) body(static_cast<int>(worker));
+  });
+}
+int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+
+Scalar scalar_of(const Tensor& t, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return Scalar::f32;
+    case ScalarType::Half: return Scalar::f16;
+    case ScalarType::BFloat16: return Scalar::bf16;
+    default: break;
+  }
+  throw std::invalid_argument(std::string("regnet_kernels: ") + name + " must be float32, float16 or bfloat16 on the CPU backend");
+}
+
+void check(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument("regnet_kernels: " + message);
+}
+
+std::string shape(const Tensor& t) {
+  std::string out = "(";
+  for (int64_t i = 0; i < t.dim(); i++) out += (i ? ", " : "") + std::to_string(t.size(i));
+  return out + ")";
+}
+
+TensorView view(const Tensor& t, const char* name) {
+  check(t.dim() == 4, std::string(name) + " must be (N, C, H, W), got shape " + shape(t));
+  return {scalar_of(t, name), t.const_data_ptr(), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+const float* floats(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes) {
+  bool same = t.dim() == static_cast<int64_t>(sizes.size()) && t.scalar_type() == ScalarType::Float && t.is_contiguous();
+  int64_t i = 0;
+  std::string expected;
+  for (int64_t s : sizes) {
+    same = same && i < t.dim() && t.size(i) == s;
+    expected += (i++ ? ", " : "") + std::to_string(s);
+  }
+  check(same, std::string(name) + " must be contiguous float32 of shape (" + expected + "), got shape " + shape(t));
+  return static_cast<const float*>(t.const_data_ptr());
+}
+
+Tensor new_nhwc(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  const int64_t sizes[] = {n, c, h, w};
+  return torch::stable::empty({sizes, 4}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              torch::headeronly::MemoryFormat::ChannelsLast);
+}
+Tensor new_matrix(const Tensor& like, int64_t rows, int64_t columns, ScalarType type) {
+  const int64_t sizes[] = {rows, columns};
+  return torch::stable::empty({sizes, 2}, type, std::nullopt, like.device());
+}
+Tensor new_empty_floats(const Tensor& like) {
+  const int64_t sizes[] = {0};
+  return torch::stable::empty({sizes, 1}, ScalarType::Float, std::nullopt, like.device());
+}
+
+Tensor network(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program) {
+  const TensorView in = view(x, "x");
+  const ScalarType packed = weights.scalar_type();
+  check(packed == ScalarType::Float || packed == ScalarType::BFloat16, "weights must be float32 or bfloat16");
+  check((in.scalar == Scalar::bf16) == (packed == ScalarType::BFloat16),
+        "x and the packed weights do not go together: bfloat16 needs weights packed as bfloat16, float32 and float16 need float32");
+  check(weights.dim() == 1 && weights.is_contiguous() && params.dim() == 1 && params.is_contiguous() && params.scalar_type() == ScalarType::Float,
+        "weights and params must be contiguous and 1-D, params float32");
+  const Type type = packed == ScalarType::Float ? Type::f32 : Type::bf16;
+  const auto steps = parse_program(program.data(), static_cast<int64_t>(program.size()), type, weights.numel(), params.numel());
+  const Shape s = network_output(steps, in.c, in.h, in.w);
+  Tensor y = s.pooled ? new_matrix(x, in.n, s.c, x.scalar_type()) : new_nhwc(x, in.n, s.c, s.h, s.w);
+  run_network(in, type, weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), steps, y.mutable_data_ptr(), threads(), torch_fork);
+  return y;
+}
+
+std::tuple<Tensor, Tensor> conv_bn_act(Tensor x, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> residual, std::optional<Tensor> gate,
+                                       int64_t stride, int64_t padding, int64_t groups, int64_t activation, bool pool) {
+  ConvArgs a{};
+  a.x = view(x, "x");
+  const TensorView w = view(weight, "weight");
+  check(w.scalar == a.x.scalar, "x and weight must have the same dtype");
+  check(stride >= 1 && padding >= 0 && groups >= 1, "stride and groups must be at least 1, padding at least 0");
+  check(activation >= 0 && activation <= 2, "activation must be 0 (none), 1 (relu) or 2 (silu)");
+  check(w.c * groups == a.x.c && w.n % groups == 0 && w.h >= 1 && w.w >= 1,
+        "weight " + shape(weight) + " with groups=" + std::to_string(groups) + " does not fit x " + shape(x));
+  check(a.x.h + 2 * padding >= w.h && a.x.w + 2 * padding >= w.w, "x " + shape(x) + " is smaller than the kernel " + shape(weight));
+  a.weight = {w.scalar, w.data, w.n, w.c, w.h, w.w, w.stride_n, w.stride_c, w.stride_h, w.stride_w};
+  a.out_h = (a.x.h + 2 * padding - w.h) / stride + 1;
+  a.out_w = (a.x.w + 2 * padding - w.w) / stride + 1;
+  a.bias = bias ? floats(*bias, "bias", {w.n}) : nullptr;
+  a.gate = gate ? floats(*gate, "gate", {a.x.n, a.x.c}) : nullptr;
+  TensorView r{};
+  if (residual) {
+    r = view(*residual, "residual");
+    check(r.scalar == a.x.scalar && r.n == a.x.n && r.c == w.n && r.h == a.out_h && r.w == a.out_w,
+          "residual " + shape(*residual) + " must have x's dtype and the output's shape");
+    a.residual = &r;
+  }
+  a.stride = stride, a.padding = padding, a.groups = groups;
+  a.activation = static_cast<Activation>(activation);
+  Tensor y = new_nhwc(x, a.x.n, w.n, a.out_h, a.out_w);
+  Tensor sums = pool ? new_matrix(x, a.x.n, w.n, ScalarType::Float) : new_empty_floats(x);
+  a.out = y.mutable_data_ptr();
+  a.sums = pool ? static_cast<float*>(sums.mutable_data_ptr()) : nullptr;
+  run_conv(a, threads(), torch_fork);
+  return {y, sums};
+}
+
+SeWeights se_weights(const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2, int64_t channels) {
+  check(w1.dim() == 2, "w1 must be (S, C), got shape " + shape(w1));
+  const int64_t squeeze = w1.size(0);
+  check(squeeze >= 1, "the squeeze width must be at least 1");
+  return {floats(w1, "w1", {squeeze, channels}), floats(b1, "b1", {squeeze}), floats(w2, "w2", {channels, squeeze}),
+          floats(b2, "b2", {channels}), channels, squeeze};
+}
+
+Tensor se_gate(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t count) {
+  check(sums.dim() == 2, "sums must be (N, C), got shape " + shape(sums));
+  check(count >= 1, "count must be at least 1");
+  const int64_t n = sums.size(0), c = sums.size(1);
+  const SeWeights w = se_weights(w1, b1, w2, b2, c);
+  Tensor gate = new_matrix(sums, n, c, ScalarType::Float);
+  run_se_gate(floats(sums, "sums", {n, c}), n, 1.0f / static_cast<float>(count), w, static_cast<float*>(gate.mutable_data_ptr()), threads(), torch_fork);
+  return gate;
+}
+
+Tensor squeeze_excite(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) {
+  const TensorView in = view(x, "x");
+  const SeWeights w = se_weights(w1, b1, w2, b2, in.c);
+  Tensor y = new_nhwc(x, in.n, in.c, in.h, in.w);
+  run_squeeze_excite(in, w, y.mutable_data_ptr(), threads(), torch_fork);
+  return y;
+}
+
+std::string cpu_info() { return isa_json(); }
+double measured_fma_peak(double seconds, int64_t workers) { return fma_peak(seconds, static_cast<int>(workers < 1 ? 1 : workers), torch_fork); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CPU, m) {
+  m.impl("network", TORCH_BOX(&network));
+  m.impl("conv_bn_act", TORCH_BOX(&conv_bn_act));
+  m.impl("squeeze_excite", TORCH_BOX(&squeeze_excite));
+  m.impl("se_gate", TORCH_BOX(&se_gate));
+}
+STABLE_TORCH_LIBRARY_FRAGMENT(regnet_kernels, m) {
+  m.def("_cpu_info() -> str");
+  m.def("_fma_peak(float seconds, int threads) -> float");
+}
+STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CompositeExplicitAutograd, m) {
+  m.impl("_cpu_info", TORCH_BOX(&cpu_info));
+  m.impl("_fma_peak", TORCH_BOX(&measured_fma_peak));
+}

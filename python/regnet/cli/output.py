@@ -1,0 +1,36 @@
+"""What the commands share: where they print, and options that several of them take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+
+
+def console() -> Console:
+    """Standard output; at least 150 columns wide where nobody looks at a terminal, so that tables stay whole in a file."""
+    made = Console()
+    return made if made.is_terminal else Console(width=max(150, made.width))
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """argparse type: `a,b` -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def comma_numbers(text: str) -> tuple[int, ...]:
+    """argparse type: `1,16` -> (1, 16)."""
+    return tuple(positive(part) for part in comma_list(text))

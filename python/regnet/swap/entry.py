@@ -1,0 +1,157 @@
+"""regnet.optimize: a RegNet in, the same network on fused kernels out."""
+
+import copy
+
+import torch
+from torch import nn
+
+from regnet.swap.blocks import looks_like_block, read_block
+from regnet.swap.fused import DTYPES, FusedBlocks, FusedRegNet
+from regnet.swap.networks import Plan, is_network, read_network
+from regnet.swap.refusal import Refused, SwapError, kind
+from regnet.swap.report import Kept, OptimizeReport
+from regnet.swap.stretches import Search, apply_runs, join
+
+# What other code reads from a model, taken over from the source by a FusedRegNet.
+_ATTRIBUTES = (
+    "config", "num_classes", "num_features", "head_hidden_size", "in_chans", "feature_info", "out_indices", "return_layers",
+    "pretrained_cfg", "default_cfg", "output_fmt",
+)  # fmt: skip
+
+
+def optimize(
+    model: nn.Module, *, dtype: torch.dtype | None = None, backend: str | None = None, inplace: bool = False
+) -> nn.Module:
+    """The same network on fused kernels, for inference.
+
+    model: a RegNet X or Y of regnet, timm (also features_only) or torchvision in eval mode, or any model that holds one
+        (a detector with a RegNet backbone), on any device.
+    dtype: what the swapped parts compute in: torch.float32, torch.float16 (computed as float32) or torch.bfloat16; None
+        takes the model's.
+    backend: forces a backend of regnet_kernels ("cpu", "eager", "cuda"); None lets the dispatch pick. A forced backend that
+        cannot run raises.
+    inplace: change `model` itself, and return it, instead of leaving it untouched.
+
+    A whole RegNet becomes a FusedRegNet, which runs as one op: it casts its input to `dtype` and answers in `dtype`. With
+    inplace=True the object turns into that FusedRegNet: its class and its contents are replaced, so every reference to it
+    runs fused, and its former submodules are gone from it.
+
+    Anything else is deep-copied (or, with inplace=True, changed), and each run of consecutive blocks inside a Sequential
+    or a stage becomes one FusedBlocks (at the first block's name; the others become nn.Identity), which answers in the dtype
+    of its input. A block that is subclassed, hooked, patched or not a RegNet bottleneck stays as it is. BatchNorms are folded
+    in float64. The containers are taken to be called as a whole: code that indexes into them finds the fused run.
+
+    Returns a module in eval mode with `.report` (OptimizeReport: what was swapped, what was kept and why).
+    Raises SwapError (a ValueError) for a model in training mode, one with nothing to swap, an unknown dtype or backend;
+    TypeError for what is no nn.Module.
+    """
+    _check(model, dtype)
+    report = OptimizeReport(model=kind(model), dtype="", backend=backend or "auto")
+    reason = ""
+    try:
+        fused = _whole(model, dtype, backend, report, inplace)
+    except Refused as refused:
+        reason = refused.reason
+    else:
+        return _become(model, fused) if inplace else fused
+    return _in_part(model, dtype, backend, report, inplace, reason)
+
+
+def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"optimize takes an nn.Module, got {type(model).__name__}")
+    if isinstance(model, FusedBlocks):
+        raise SwapError(f"the model is a {type(model).__name__} already; to change its dtype use .to(dtype)")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SwapError("the model is a TorchScript module; pass the nn.Module that it was made from")
+    if hasattr(model, "_orig_mod"):
+        raise SwapError("the model is compiled; pass the module itself (model._orig_mod) and torch.compile the result")
+    if model.training:
+        raise SwapError("the model is in training mode and optimize folds the BatchNorms of inference; call model.eval() first")
+    if dtype is not None and dtype not in DTYPES:
+        raise SwapError(f"dtype is {dtype}; expected torch.float32, torch.float16, torch.bfloat16 or None (the model's own)")
+
+
+def _pick_dtype(own: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
+    if asked is None and own not in DTYPES:
+        raise SwapError(f"the model is {own}, which no kernel computes in; pass dtype=torch.float32")
+    return asked or own
+
+
+def _whole(model: nn.Module, dtype, backend, report: OptimizeReport, inplace: bool) -> FusedBlocks:
+    """A FusedRegNet of the whole model (or FusedBlocks of a single block), or Refused."""
+    if looks_like_block(model):
+        match = read_block(model)
+        fused = FusedBlocks([match.step], [""], _pick_dtype(match.dtype, dtype), backend)
+        report.swapped, report.ops = [""], 1
+    else:
+        plan = read_network(model)
+        fused = build_network(model, plan, _pick_dtype(plan.matches[0].dtype, dtype), backend, inplace)
+        report.swapped, report.ops = list(plan.names), max(1, len(plan.taps))
+        if plan.tail is not None:
+            report.kept.append(Kept(plan.tail_name, plan.tail_reason))
+    report.whole, report.dtype = True, _dtype_name(fused.dtype)
+    fused.report = report
+    return fused
+
+
+def build_network(model: nn.Module, plan: Plan, dtype: torch.dtype, backend: str | None, inplace: bool) -> FusedRegNet:
+    """The FusedRegNet of a plan."""
+    tail = plan.tail if inplace or plan.tail is None else copy.deepcopy(plan.tail)
+    fused = FusedRegNet(
+        plan.steps, plan.names, dtype, backend, output=plan.output, taps=plan.taps, trunk_steps=len(plan.matches), tail=tail
+    )
+    for name in _ATTRIBUTES:
+        if hasattr(model, name):
+            setattr(fused, name, copy.deepcopy(getattr(model, name)))
+    return fused
+
+
+def _become(model: nn.Module, fused: FusedBlocks) -> nn.Module:
+    """Turn the object `model` into `fused`."""
+    model.__class__ = type(fused)
+    model.__dict__.clear()
+    model.__dict__.update(fused.__dict__)
+    return model
+
+
+def _in_part(model: nn.Module, dtype, backend, report: OptimizeReport, inplace: bool, reason: str) -> nn.Module:
+    found = Search(model)
+    if is_network(model):
+        report.kept.append(Kept("", f"not fused as a whole: {reason}"))
+    report.kept += found.kept
+    if not found.runs and not found.wholes:
+        raise SwapError(_nothing(model, found.kept, reason))
+    first = found.runs[0].matches[0] if found.runs else found.wholes[0].plan.matches[0]
+    report.dtype = _dtype_name(_pick_dtype(first.dtype, dtype))
+    result = model if inplace else copy.deepcopy(model)
+    for run in found.runs:
+        apply_runs(result, [run], _pick_dtype(run.matches[0].dtype, dtype), backend)
+        report.swapped += run.names
+        report.ops += 1
+    for whole in found.wholes:
+        own = whole.plan.matches[0].dtype
+        fused = build_network(whole.model, whole.plan, _pick_dtype(own, dtype), backend, inplace)
+        fused.keep_dtype = True
+        fused.step_names = [join(whole.name, name) for name in fused.step_names]
+        parent, _, child = whole.name.rpartition(".")
+        result.get_submodule(parent).add_module(child, fused)
+        report.swapped += fused.step_names
+        report.ops += max(1, len(whole.plan.taps))
+        if whole.plan.tail is not None:
+            report.kept.append(Kept(join(whole.name, whole.plan.tail_name), whole.plan.tail_reason))
+    result.report = report
+    return result
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _nothing(model: nn.Module, kept: list[Kept], reason: str) -> str:
+    if not kept:
+        why = reason if is_network(model) else "it holds no block of a RegNet of regnet, timm or torchvision"
+        return f"nothing to swap in {kind(model)}: {why}"
+    shown = "; ".join(str(one) for one in kept[:3])
+    more = f"; and {len(kept) - 3} more" if len(kept) > 3 else ""
+    return f"nothing to swap in {kind(model)}: {shown}{more}"

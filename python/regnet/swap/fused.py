@@ -1,0 +1,195 @@
+"""The modules that run packed steps: FusedBlocks (one stretch of a network) and FusedRegNet (a whole one)."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import regnet_kernels
+import torch
+from regnet_kernels import PackedNetwork, pack_network, unpack_network
+from torch import Tensor, nn
+
+from regnet.swap.refusal import SwapError
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def packed_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that weights are packed in for computing in `dtype`: float16 is computed as float32."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
+class FusedBlocks(nn.Module):
+    """A stretch of steps that runs as one `regnet_kernels::network` op.
+
+    x: (N, C, H, W) of any floating dtype -> (N, C', H', W') channels_last, or (N, classes) if the last step is a head. The
+    input is cast to `dtype`, in which the steps compute; the result is of `dtype`, or of the input's own dtype where
+    `keep_dtype` is set (a stretch inside a network that goes on in PyTorch).
+
+    Buffers: `weights` (1-D, float32 or bfloat16) and `params` (1-D, float32 always), in the packed format of
+    regnet_kernels.packing; attributes `program` (list of ints), `step_names` (the source module of each step), `dtype`,
+    `backend`. Casting the module (`.to(dtype)`, `.half()`, `.bfloat16()`) packs the weights anew. The state dict carries the
+    program, so that loading blobs of another network fails and loading those of another dtype packs them anew.
+    Weights are buffers: the input gets gradients, they do not.
+    """
+
+    def __init__(self, steps: list, step_names: Iterable[str], dtype: torch.dtype, backend: str | None, keep_dtype: bool = False):
+        super().__init__()
+        self.step_names = list(step_names)
+        self.backend = backend
+        self.keep_dtype = keep_dtype
+        self.register_buffer("weights", None)
+        self.register_buffer("params", None)
+        self._adopt(pack_network(steps, packed_dtype(dtype)), dtype)
+        if backend is not None:  # say now, not at the first image, that it is unknown or cannot run
+            probe = torch.empty((1, self.packed.c_in, 8, 8), dtype=dtype, device=self.weights.device)
+            regnet_kernels.explain("network", probe, self.packed, backend=backend)
+        self.eval()
+
+    @property
+    def packed(self) -> PackedNetwork:
+        """The steps as a PackedNetwork that shares the buffers."""
+        return PackedNetwork(self.weights, self.params, self.program)
+
+    def run_steps(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Steps start .. stop - 1 on x, in one op."""
+        return self._run(self._cast(x), _sub_program(self.program, start, stop))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._run(self._cast(x), self.program)
+        return self._answer(y, x.dtype)
+
+    def _run(self, x: Tensor, program: list[int]) -> Tensor:
+        if self.backend is None:
+            return torch.ops.regnet_kernels.network(x, self.weights, self.params, program)
+        return regnet_kernels.network(x, PackedNetwork(self.weights, self.params, program), backend=self.backend)
+
+    def _answer(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return y.to(dtype) if self.keep_dtype else y
+
+    def _cast(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise SwapError(f"the input is {x.dtype}; expected floating images, normalised as in training (x.float() / 255, ...)")
+        return x.to(self.dtype)
+
+    def _adopt(self, packed: PackedNetwork, dtype: torch.dtype) -> None:
+        """Take over blobs and program; `dtype` is what the steps compute in."""
+        self.weights, self.params = packed.weights.detach(), packed.params.detach()
+        self.program, self.dtype = packed.program, dtype
+
+    def _apply(self, fn, recurse=True):
+        # nn.Module would cast both buffers; params stay float32 and the layout of weights depends on the dtype.
+        wanted = fn(torch.empty(0, dtype=self.dtype, device=self.weights.device)).dtype
+        if wanted not in DTYPES:
+            raise SwapError(f"a fused network cannot be cast to {wanted}; expected one of {', '.join(map(str, DTYPES))}")
+        weights, params = (_move(fn, blob) for blob in (self.weights, self.params))
+        if packed_dtype(wanted) == weights.dtype:
+            self._adopt(PackedNetwork(weights, params, self.program), wanted)
+        else:
+            steps = unpack_network(weights, params, self.program)
+            self._adopt(pack_network(steps, packed_dtype(wanted)), wanted)
+        for child in self.children():
+            child._apply(fn)
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """The program as an int64 tensor: how the blobs of a state dict are to be read."""
+        return torch.tensor(self.program, dtype=torch.int64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: `_load_from_state_dict` has compared the program before it took the blobs."""
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+        names = [prefix + name for name in ("weights", "params", "_extra_state")]
+        if all(name in state_dict for name in names):
+            weights, params, program = (state_dict[name] for name in names)
+            try:
+                packed = PackedNetwork(weights, params, program.tolist())
+                _expect_same_steps(packed, self.packed)
+            except ValueError as error:
+                error_msgs.append(f"{prefix or 'the fused network'}: {error}")
+                return
+            if (packed.dtype, packed.program) != (self.weights.dtype, self.program):
+                packed = pack_network(packed.unpack(), self.weights.dtype)
+            state_dict = {**state_dict, names[0]: packed.weights, names[1]: packed.params}
+        elif names[0] in state_dict or names[1] in state_dict:
+            error_msgs.append(f"{prefix or 'the fused network'}: weights, params and _extra_state (the program) belong together")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def extra_repr(self) -> str:
+        first, last, count = self.step_names[0] or "block", self.step_names[-1], len(self.step_names)
+        what = f"{first} .. {last}: {count} steps" if count > 1 else f"{first}: 1 step"
+        return f"{what}, {str(self.dtype).removeprefix('torch.')}, backend={self.backend or 'auto'}"
+
+
+class FusedRegNet(FusedBlocks):
+    """A whole RegNet as one op: images (N, in_chans, H, W) -> what the source model returned.
+
+    A classifier gives logits (N, num_classes), or (N, num_features) without classes. A feature extractor gives the same
+    list or dict of feature maps as its source, one op for each stretch between two maps. A head that no
+    kernel runs (`tail`: max pooling, a classifier of the user's) follows in PyTorch.
+    Attributes that other code reads from a model (`num_classes`, `num_features`, `feature_info`, `pretrained_cfg`, ...) are
+    taken over. `.report` tells what was swapped.
+    """
+
+    def __init__(self, steps, step_names, dtype, backend, *, output="tensor", taps=(), trunk_steps=0, tail=None):
+        super().__init__(steps, step_names, dtype, backend)
+        self.output, self.taps, self.trunk_steps = output, list(taps), trunk_steps
+        self.tail = tail if tail is None else tail.to(dtype)
+
+    def forward(self, x: Tensor):
+        if self.output != "tensor":
+            return self._features(x)
+        y = self._run(self._cast(x), self.program)
+        return self._answer(y if self.tail is None else self.tail(y), x.dtype)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map (N, C, H', W') of a classifier."""
+        self._expect_classifier("forward_features")
+        return self.run_steps(x, 0, self.trunk_steps)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From the last feature map to logits, or to the pooled features (N, C) for pre_logits=True."""
+        self._expect_classifier("forward_head")
+        x = self._cast(x)
+        if len(self.step_names) > self.trunk_steps:
+            if pre_logits:
+                return x.mean((2, 3), dtype=torch.float32).to(self.dtype)
+            x = self.run_steps(x, self.trunk_steps, len(self.step_names))
+        elif pre_logits and self.tail is not None:
+            return self.tail(x, pre_logits=True)
+        return x if self.tail is None else self.tail(x)
+
+    def _features(self, x: Tensor):
+        at, dtype, features = 0, x.dtype, OrderedDict()
+        for name, stop in self.taps:
+            x, at = self.run_steps(x, at, stop), stop
+            features[name] = self._answer(x, dtype)
+        return list(features.values()) if self.output == "list" else features
+
+    def _expect_classifier(self, what: str) -> None:
+        if self.output != "tensor":
+            raise SwapError(f"{what}: this network returns feature maps and has no head; call it to get them")
+
+
+def _sub_program(program: list[int], start: int, stop: int) -> list[int]:
+    """Steps start .. stop - 1 of a program (its offsets are absolute)."""
+    header, size = 2, (len(program) - 2) // program[1]
+    return [program[0], stop - start, *program[header + start * size : header + stop * size]]
+
+
+def _move(fn, blob: Tensor) -> Tensor:
+    """What `fn` does to a tensor, short of a cast."""
+    moved = fn(blob)
+    return moved if moved.dtype == blob.dtype else blob.to(moved.device)
+
+
+def _expect_same_steps(given: PackedNetwork, own: PackedNetwork) -> None:
+    if len(given) != len(own):
+        raise ValueError(f"the state dict holds {len(given)} steps, this network {len(own)}; load the state of the same model")
+    for index, pair in enumerate(zip(given.specs, own.specs)):
+        a, b = ({k: v for k, v in vars(spec).items() if not k.endswith("_offset")} for spec in pair)
+        if a != b:
+            wrong = next(key for key in b if a[key] != b[key])
+            values = f"{wrong} {a[wrong]}, this network's has {b[wrong]}"
+            raise ValueError(f"step {index} of the state dict has {values}; load the state of the same model")

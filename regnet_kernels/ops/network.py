@@ -1,0 +1,144 @@
+"""network: a stretch of a RegNet (stem, blocks, head) in one call, from packed weights; bottleneck: blocks alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .. import dispatch
+from ..activation import activation_code
+from ..packing import BLOCK, CONV, HEAD, PackedNetwork, StepSpec, program_specs, unpack_network
+from ..problem import Problem
+from ..steps import BlockStep, ConvStep, HeadStep, Step
+from . import conv_bn_act as conv
+from . import squeeze_excite as se
+from .check import check_dtype, check_same_device, check_tensor
+from .library import (accumulator_dtype, as_channels_last, autocast_enabled, define, empty_channels_last, lower,
+                      without_autocast)
+
+
+def network(x: torch.Tensor, packed: PackedNetwork, *, backend: str | None = None) -> torch.Tensor:
+    """Run the packed steps on x.
+
+    x: (N, C, H, W), any strides, any N, H and W; float32 or float16 for weights packed in float32 (float16 is computed
+    as float32), bfloat16 for weights packed in bfloat16. packed: from `pack_network`, on the device of x.
+    backend: None lets the dispatch pick; "eager", "cpu" or "cuda" forces one.
+    Returns (N, C', H', W'), channels_last, or (N, classes) when the last step is a head; dtype of x (under autocast the
+    dtype that was packed for). Differentiable once, with respect to x and the blobs. Raises ValueError or TypeError on
+    arguments that do not fit, BackendError when a forced backend cannot run them.
+    """
+    return _run("network", x, packed, backend)
+
+
+def bottleneck(x: torch.Tensor, packed: PackedNetwork, *, backend: str | None = None) -> torch.Tensor:
+    """Run one or more packed bottleneck blocks (1x1, grouped 3x3, squeeze-excite, 1x1, shortcut) on x.
+
+    As `network`, for a packed network made of block steps only (ValueError otherwise). Returns (N, C', H', W').
+    """
+    return _run("bottleneck", x, packed, backend)
+
+
+def reference(x, weights, params, program):
+    """The op in plain torch: unpacks the weights and runs the steps one after the other."""
+    check(x, weights, params, program)
+    y = x.float() if x.dtype == torch.float16 else x
+    for step in unpack_network(weights, params, program):
+        y = run_step(y, step)
+    y = as_channels_last(y) if y.dim() == 4 else y.contiguous()
+    return y.to(x.dtype)
+
+
+def run_step(x: torch.Tensor, step: Step) -> torch.Tensor:
+    """One step in plain torch: in the dtype of x, but convolution steps and the squeeze in float32."""
+    if isinstance(step, ConvStep):
+        wide = x.to(step.weight.dtype)
+        return _conv(wide, (step.weight, step.bias), step.activation, step.stride, step.padding, step.groups).to(x.dtype)
+    if isinstance(step, BlockStep):
+        t = _conv(x, step.a, step.activation)
+        t = _conv(t, step.b, step.activation, step.stride, 1, t.shape[1] // step.group_width)
+        if step.se is not None:
+            t = se.reference(t, *step.se)
+        shortcut = x if step.proj is None else _conv(x, step.proj, "none", step.stride)
+        return _conv(t, step.c, step.activation, residual=shortcut)
+    mean = x.mean((2, 3), dtype=accumulator_dtype(x.dtype)).to(x.dtype)
+    return mean if step.weight is None else F.linear(mean, step.weight, step.bias.to(x.dtype))
+
+
+def check(x, weights, params, program) -> tuple[int, ...]:
+    """Raises on arguments that do not fit; returns the shape of the output."""
+    check_tensor("x", x, 4, "(N, C, H, W)")
+    check_dtype("x", x)
+    wanted = {torch.float16: torch.float32}.get(x.dtype, x.dtype)
+    if weights.dtype != wanted or params.dtype != accumulator_dtype(weights.dtype):
+        raise TypeError(f"x is {x.dtype}, weights is {weights.dtype}, params is {params.dtype}; expected weights {wanted} "
+                        f"and params {accumulator_dtype(wanted)}: cast x, or pack with dtype={wanted}")
+    check_same_device(x=x, weights=weights, params=params)
+    n, c, h, w = x.shape
+    for index, spec in enumerate(program_specs(program)):
+        if c != spec.c_in:
+            got = f"x has {c} channels" if index == 0 else f"the step before gives {c} channels"
+            raise ValueError(f"{got}, but step {index} takes {spec.c_in}")
+        if spec.kind == HEAD:
+            return (n, spec.c_out or spec.c_in)
+        c, h, w = spec.c_out, _side(h, spec), _side(w, spec)
+        if h < 1 or w < 1:
+            raise ValueError(f"the map {tuple(x.shape[2:])} is too small: step {index} would put out {h}x{w} pixels")
+    return (n, c, h, w)
+
+
+def _side(size: int, spec: StepSpec) -> int:
+    return (size + 2 * spec.padding - spec.kernel) // spec.stride + 1
+
+
+def _conv(x, pair, activation="none", stride=1, padding=0, groups=1, residual=None):
+    weight, bias = pair
+    return conv.reference(x, weight, bias, residual, None, stride, padding, groups, activation_code(activation), False)[0]
+
+
+def _fake(x, weights, params, program):
+    shape = check(x, weights, params, program)
+    return empty_channels_last(x, shape) if len(shape) == 4 else torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+def _autocast(dtype, x, weights, params, program):
+    """x in the dtype that the weights were packed for, whatever dtype autocast asks for."""
+    return lower(x, weights.dtype), weights, params, program
+
+
+def _run(op, x, packed, backend):
+    args = _arguments(op, x, packed)
+    if dispatch.choose(_problem(op, *args), backend) == "eager":
+        with without_autocast(x):
+            return reference(*args)
+    return torch.ops.regnet_kernels.network(*args)
+
+
+def _arguments(op, x, packed):
+    if not isinstance(packed, PackedNetwork):
+        raise TypeError(f"packed is a {type(packed).__name__}; expected what pack_network returns")
+    if op == "bottleneck" and any(spec.kind != BLOCK for spec in packed.specs):
+        kinds = {CONV: "conv", BLOCK: "block", HEAD: "head"}
+        raise ValueError(f"bottleneck takes block steps only, got {[kinds[spec.kind] for spec in packed.specs]}; "
+                         "use network(), or packed.slice(i, j)")
+    args = (x, packed.weights, packed.params, packed.program)
+    if isinstance(x, torch.Tensor) and autocast_enabled(x):
+        args = _autocast(None, *args)
+    check(*args)
+    return args
+
+
+def _problem(op, x, weights, params, program) -> Problem:
+    return Problem(op, x.device, x.dtype, weights.dtype, x.shape[1])
+
+
+@dispatch.describes("network")
+def _describe(x, packed) -> Problem:
+    return _problem("network", *_arguments("network", x, packed))
+
+
+@dispatch.describes("bottleneck")
+def _describe_bottleneck(x, packed) -> Problem:
+    return _problem("bottleneck", *_arguments("bottleneck", x, packed))
+
+
+define("network", "(Tensor x, Tensor weights, Tensor params, int[] program) -> Tensor", reference, _fake, _autocast)

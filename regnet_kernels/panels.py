@@ -1,0 +1,62 @@
+"""The order in which a weight matrix lies in memory for the kernels: panels of 16 output lanes.
+
+M: (G, O, K) is G matrices one after the other. The O axis is cut in panels of 16 lanes; the last one, if O % 16 = r > 0,
+is 8 lanes wide for r <= 8, else 16; lanes beyond O are zeros. A float32 panel is stored [K][width]; a bfloat16 panel is
+[ceil(K / 2)][width][2], pairs of consecutive k as the bf16 dot instructions read them, K padded to even with a zero.
+Both directions are plain differentiable torch ops, so the gradient of one is the other.
+"""
+
+import torch
+import torch.nn.functional as F
+
+LANES = 16
+
+
+def padded_rows(rows: int) -> int:
+    """How many lanes O = `rows` takes, counting the zero lanes of the last panel."""
+    full, rest = divmod(rows, LANES)
+    return full * LANES + (0 if rest == 0 else 8 if rest <= 8 else LANES)
+
+
+def panel_elements(groups: int, rows: int, k: int, dtype: torch.dtype) -> int:
+    """Number of elements of the panels of a (groups, rows, k) matrix stack."""
+    return groups * padded_rows(rows) * (k + k % _step(dtype))
+
+
+def to_panels(m: torch.Tensor) -> torch.Tensor:
+    """m: (G, O, K) -> 1-D panels of the same dtype; group after group, panel after panel, without gaps."""
+    groups, rows, k = m.shape
+    step = _step(m.dtype)
+    m = F.pad(m, (0, k % step, 0, padded_rows(rows) - rows))
+    parts = []
+    for start, count, width in _runs(rows):
+        part = m[:, start:start + count * width].reshape(groups, count, width, -1, step)
+        parts.append(part.permute(0, 1, 3, 2, 4).reshape(groups, -1))
+    return torch.cat(parts, dim=1).reshape(-1)
+
+
+def from_panels(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tensor:
+    """The inverse of `to_panels`: 1-D panels -> (G, O, K), zero lanes dropped."""
+    step = _step(flat.dtype)
+    k_padded = k + k % step
+    flat = flat.reshape(groups, -1)
+    parts, offset = [], 0
+    for _, count, width in _runs(rows):
+        size = count * width * k_padded
+        part = flat[:, offset:offset + size].reshape(groups, count, k_padded // step, width, step)
+        parts.append(part.permute(0, 1, 3, 2, 4).reshape(groups, count * width, k_padded))
+        offset += size
+    return torch.cat(parts, dim=1)[:, :rows, :k]
+
+
+def _step(dtype: torch.dtype) -> int:
+    return 2 if dtype == torch.bfloat16 else 1
+
+
+def _runs(rows: int) -> list[tuple[int, int, int]]:
+    """(first row, panels, width) of the full panels and of the narrower last one."""
+    full = rows // LANES
+    runs = [(0, full, LANES)] if full else []
+    if rows % LANES:
+        runs.append((full * LANES, 1, padded_rows(rows) - full * LANES))
+    return runs

@@ -1,0 +1,24 @@
+"""How far from the exact result an op may be, by dtype, and why."""
+
+import torch
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# No worse than twice what eager PyTorch loses in the same dtype: another order of summation moves the error about, and
+# a maximum over few elements is a noisy figure, but a kernel that drops precision (a float16 accumulator, say) is off
+# by far more than twice.
+EAGER_FACTOR = 2.0
+
+# Added to that, relative to the largest exact value, because eager can be exact by luck (one input channel, a 1x1 map).
+FLOOR = {
+    # 8 ulps of 2^-23. One accumulator over K products drifts by about sqrt(K / 2) half-ulps (32 for the longest sum here,
+    # K = 9 * 232), of which a third is seen on average; eager's libraries split the sum and drift less. An exp good to
+    # 1-2 ulps in SiLU and sigmoid is covered too.
+    torch.float32: 8 * 2.0**-23,
+    # The result is rounded once to 8 significant bits: half an ulp, 2^-8 of the largest value in its binade.
+    torch.bfloat16: 2.0**-8,
+    # Likewise for 11 significant bits.
+    torch.float16: 2.0**-11,
+    # Gradient checks of the references.
+    torch.float64: 4 * 2.0**-52,
+}

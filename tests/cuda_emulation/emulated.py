@@ -1,0 +1,56 @@
+"""Builds the CUDA kernel sources with g++ and the emulator, and runs them on CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import subprocess
+from pathlib import Path
+
+import torch
+
+from regnet_kernels.backends import cuda
+
+HERE = Path(__file__).resolve().parent
+CUDA = HERE.parents[1] / "csrc" / "cuda"
+ORDERS = ("forward", "backward", "shuffled", "greedy", "greedy_backward")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def compile_host(source: Path, output: Path, flags: list[str], first: Path | None = None) -> Path:
+    """g++ (or $CXX) on `source`, which sees the emulator's device.h; files in `first` replace those of csrc/cuda."""
+    f16c = ["-mf16c"] if platform.machine() == "x86_64" else []
+    includes = [f"-I{path}" for path in (first, HERE, CUDA) if path is not None]
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-fopenmp", *f16c, "-Wall", "-Wextra", "-Werror",
+               "-Wno-unknown-pragmas", *flags, *includes, str(source), "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+    return output
+
+
+class EmulatedKernel:
+    """The kernels in a library made from library.cpp."""
+
+    def __init__(self, library: Path):
+        self._call = ctypes.CDLL(str(library)).emulate_gconv3x3
+        self._call.restype = ctypes.c_int
+
+    def __call__(self, x, weight, bias, stride, activation, order="forward", eager_copies=False, multiprocessors=1):
+        """As regnet_kernels.backends.cuda.gconv3x3, with a plain weight (C, group_width, 3, 3). Returns (y, finding): finding is
+        "" or the first thing that the emulator has against the kernel; then y is worth nothing."""
+        images, channels, height, width = x.shape
+        x = x.contiguous(memory_format=torch.channels_last)
+        packed = cuda.pack(weight).contiguous()
+        shape = (images, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
+        y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        conv = (ctypes.c_int * 7)(images, height, width, channels, weight.shape[1], stride, activation)
+        finding = ctypes.create_string_buffer(512)
+        self._call(conv, DTYPES.index(x.dtype), *_memory(x), *_memory(packed), _memory(bias)[0], *_memory(y), multiprocessors,
+                   ORDERS.index(order), int(eager_copies), finding, ctypes.c_size_t(len(finding)))
+        return y, finding.value.decode()
+
+
+def _memory(tensor):
+    return ctypes.c_void_p(tensor.data_ptr()), ctypes.c_size_t(tensor.numel() * tensor.element_size())
