@@ -48,7 +48,8 @@ def load(name: str) -> Extension:
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
-        return _broken(path, f"{path} exists but does not load: {error}")
+        # torch names the file; what the loader had to say is in the cause.
+        return _broken(path, f"{path} exists but does not load: {error.__cause__ or error}")
     return Extension(str(path), "loaded")
 
 

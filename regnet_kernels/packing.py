@@ -5,7 +5,8 @@ absolute, so any contiguous run of steps with the same blobs is a program too (`
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
     block  panels(a: (M, C)); panels of b, group after group: (g, 9 g), K ordered (kh, kw, ci);
-           panels(c next to proj: (O, M + C)), only c without a projection
+           panels(c next to proj: (O, M + C)), only c without a projection; where the step's Winograd flag is set
+           (integer 13), panels of b's transformed weights: (36 g, g), group after group (winograd.py)
     head   panels(fc: (O, C)), nothing for O = 0
     conv   nothing
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
@@ -22,6 +23,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 
+from . import winograd
 from .activation import NAMES, activation_code
 from .panels import from_panels, panel_elements, to_panels
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
@@ -35,7 +37,7 @@ PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class StepSpec:
-    """The first 13 integers of a step, in the order in which the program holds them (three zeros follow)."""
+    """The first 14 integers of a step, in the order in which the program holds them (two zeros follow)."""
 
     kind: int
     c_in: int
@@ -50,12 +52,15 @@ class StepSpec:
     activation: int
     weights_offset: int
     params_offset: int
+    winograd: int = 0
 
     def weight_sections(self) -> list[tuple[int, int, int]]:
         """(G, O, K) of each panel section in the weights blob."""
         if self.kind == BLOCK:
-            return [(1, self.c_mid, self.c_in), (self.c_mid // self.group_width, self.group_width, 9 * self.group_width),
-                    (1, self.c_out, self.c_mid + (self.c_in if self.has_proj else 0))]
+            groups = self.c_mid // self.group_width
+            sections = [(1, self.c_mid, self.c_in), (groups, self.group_width, 9 * self.group_width),
+                        (1, self.c_out, self.c_mid + (self.c_in if self.has_proj else 0))]
+            return [*sections, (groups * 36, self.group_width, self.group_width)] if self.winograd else sections
         return [(1, self.c_out, self.c_in)] if self.kind == HEAD and self.c_out else []
 
     def conv_section(self) -> tuple[int, int, int]:
@@ -130,9 +135,11 @@ class PackedNetwork:
         return unpack_network(self.weights, self.params, self.program)
 
 
-def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32) -> PackedNetwork:
+def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, exact: bool = False) -> PackedNetwork:
     """Pack steps for computing in `dtype`: torch.float32 (also for float16 images) or torch.bfloat16.
 
+    exact: leave out the Winograd form of the stride-1 3x3 convolutions; without it they may run about twice as fast, with
+    two to three times the rounding error of a direct float32 convolution.
     The tensors may have any floating dtype; weights are rounded to `dtype`, everything in the params blob to float32.
     Differentiable with respect to the steps' tensors. Raises ValueError that names the step and tensor that do not fit.
     """
@@ -145,10 +152,10 @@ def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32) -> P
     weights, params = _Blob(WEIGHTS_ALIGN, dtype), _Blob(PARAMS_ALIGN, param_dtype)
     program = [VERSION, len(steps)]
     for step in steps:
-        spec = _spec(step, weights.size, params.size)
+        spec = _spec(step, weights.size, params.size, dtype, exact)
         add = {CONV: _pack_conv, BLOCK: _pack_block, HEAD: _pack_head}[spec.kind]
         add(step, spec, weights, params)
-        program += [*astuple(spec), 0, 0, 0]
+        program += [*astuple(spec), 0, 0]
     device = _device_of(steps)
     return PackedNetwork(weights.join(device), params.join(device), program)
 
@@ -171,7 +178,7 @@ def program_specs(program: Sequence[int]) -> list[StepSpec]:
     count = program[1]
     if count < 1 or len(program) != 2 + STEP_INTS * count:
         raise ValueError(f"a program of {count} steps has {len(program)} integers; expected {2 + STEP_INTS * max(count, 1)}")
-    specs = [StepSpec(*program[at:at + 13]) for at in range(2, len(program), STEP_INTS)]
+    specs = [StepSpec(*program[at:at + 14]) for at in range(2, len(program), STEP_INTS)]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
             raise ValueError(f"step {index} of the program has kind {spec.kind}; expected 0 (conv), 1 (block) or 2 (head)")
@@ -242,7 +249,7 @@ class _Reader:
         return from_panels(self.take(panel_elements(groups, rows, k, self.blob.dtype)), groups, rows, k)
 
 
-def _spec(step: Step, weights_offset: int, params_offset: int) -> StepSpec:
+def _spec(step: Step, weights_offset: int, params_offset: int, dtype: torch.dtype, exact: bool) -> StepSpec:
     c_in, c_out = channels(step)
     if isinstance(step, ConvStep):
         sizes = (CONV, c_in, 0, c_out, step.weight.shape[2], step.stride, step.padding, c_in // step.groups, 0, 0)
@@ -252,7 +259,8 @@ def _spec(step: Step, weights_offset: int, params_offset: int) -> StepSpec:
     else:
         sizes = (HEAD, c_in, 0, c_out, 0, 1, 0, 0, 0, 0)
     activation = 0 if isinstance(step, HeadStep) else activation_code(step.activation)
-    return StepSpec(*sizes, activation, weights_offset, params_offset)
+    fast = isinstance(step, BlockStep) and not exact and winograd.suits(dtype, step.stride, step.group_width)
+    return StepSpec(*sizes, activation, weights_offset, params_offset, int(fast))
 
 
 def _pack_conv(step: ConvStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
@@ -271,6 +279,8 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     weights.add_panels(a.flatten(1)[None])
     weights.add_panels(b.permute(0, 2, 3, 1).reshape(section_b))
     weights.add_panels(c_matrix[None])
+    if spec.winograd:
+        weights.add_panels(winograd.transform_weights(b))
     params.add(_bias(a_bias, a, spec.c_mid))
     params.add(_bias(b_bias, b, spec.c_mid))
     if step.se is not None:
@@ -297,7 +307,7 @@ def _unpack_conv(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) ->
 def _unpack_block(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -> BlockStep:
     read_weights = _Reader(weights, spec.weights_offset, WEIGHTS_ALIGN)
     read_params = _Reader(params, spec.params_offset, PARAMS_ALIGN)
-    a, b, c = (read_weights.take_panels(*section) for section in spec.weight_sections())
+    a, b, c = (read_weights.take_panels(*section) for section in spec.weight_sections()[:3])
     a = a.reshape(spec.c_mid, spec.c_in, 1, 1)
     b = b.reshape(spec.c_mid, 3, 3, spec.group_width).permute(0, 3, 1, 2)
     proj = (c[0, :, spec.c_mid:].reshape(spec.c_out, spec.c_in, 1, 1), None) if spec.has_proj else None

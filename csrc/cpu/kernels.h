@@ -61,6 +61,35 @@ struct ConvTask {
 inline constexpr int kMaxTaskPixels = 192;
 inline constexpr int64_t task_scratch_words(int64_t gated_steps) { return gated_steps * kMaxTaskPixels; }
 
+// A 3x3 stride-1 grouped convolution in float32 by Winograd's F(4x4, 3x3): each 6x6 input tile and the weights go through
+// a linear transform, 36 products a channel pair replace the 144 of a 4x4 output tile, and a transform brings the sums back.
+// x: NHWC, already padded by one on the left and top and by at least 1 (up to 4 * tiles + 2 pixels in all) right and below.
+struct Winograd {
+  const float* x;
+  int64_t x_image, x_row, x_pixel;
+  const float* u;            // per group: 36 x panels of the transformed weights, [group_width][lanes]
+  const float* bias;
+  int groups, group_width;   // group_width: a multiple of 8
+  float* y;
+  int64_t y_image, y_row, y_pixel;
+  Activation activation;
+  float* pool;               // (slots, groups * group_width), or null
+  int out_h, out_w, tiles_h, tiles_w;
+};
+struct WinogradTask {
+  int64_t tile0, tile1;      // of the flattened (image, tile row, tile column) order
+  int group0, group1;
+  int64_t pool_slot;
+};
+// Tiles that are transformed together: as many as keep the transformed input and output within an L2 of 512 KiB.
+constexpr int64_t winograd_block(int64_t group_width) {
+  const int64_t tiles = 24 * 1024 / (36 * group_width);
+  return tiles < 8 ? 8 : tiles > 64 ? 64 : tiles;
+}
+constexpr int64_t winograd_scratch_words(int64_t group_width) {
+  return 2 * 36 * (winograd_block(group_width) * group_width + 32);
+}
+
 // Squeeze-and-excite. `sums`: (images, slots, channels) partial sums; hidden: (images, squeeze); gate: (images, channels).
 struct SqueezeExcite {
   const float* sums;
@@ -79,6 +108,7 @@ struct Kernels {
   int pixel_tile;      // pixels of the widest register tile: what a task's pixel count should be a multiple of
   int preferred_panels;  // panels the widest register tile takes together
   void (*conv)(const Conv&, const ConvTask&, uint32_t* scratch);
+  void (*winograd)(const Winograd&, const WinogradTask&, float* scratch);
   void (*se_reduce_fc1)(const SqueezeExcite&, int squeeze0, int squeeze1, float* pooled);
   void (*se_fc2)(const SqueezeExcite&, int channel0, int channel1);
   // sums of x (pixels, channels) over pixels -> sums[channels]

@@ -23,6 +23,24 @@ int64_t images_per_group(int64_t images, int64_t out_h, int64_t out_w) {
 
 struct Map {  // of one step
   int64_t in_h, in_w, out_h, out_w, group;
+  bool winograd;
+  int64_t padded_h, padded_w;  // of the buffer between a block's 1x1 and its 3x3
+};
+
+// Is Winograd worth it? Each group's 36 transformed matrices (four times the plain weights) are read once a pass, so there must
+// be tiles to use them on; and a map that fills its tiles badly (7x7: 49 of 64 pixels) pays only where the groups are wide.
+bool use_winograd(const Step& s, const Map& m) {
+  if (!s.has_winograd) return false;
+  const int64_t tiles = ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4);
+  if (m.group * tiles < 12) return false;
+  return s.group_width >= 16 || m.out_h * m.out_w * 10 > tiles * 16 * 7;
+}
+
+struct Border {  // whose zeros the padded buffer holds
+  int64_t channels, h, w, padded_h, padded_w, images;
+  bool covered_by(const Border& o) const {
+    return channels == o.channels && h == o.h && w == o.w && padded_h == o.padded_h && padded_w == o.padded_w && images <= o.images;
+  }
 };
 
 class Builder {
@@ -33,8 +51,12 @@ class Builder {
         plan_(kernels(), workers), pixel_(type_bytes(type)), half_out_(x.scalar == Scalar::f16) {
     int64_t h = x.h, w = x.w;
     for (const Step& s : steps) {
-      Map m{h, w, s.out_side(h), s.out_side(w), 0};
+      Map m{h, w, s.out_side(h), s.out_side(w), 0, false, h + 2, w + 2};
       m.group = images_per_group(x.n, m.out_h, m.out_w);
+      if (s.kind == StepKind::block && use_winograd(s, m)) {
+        m.winograd = true;
+        m.padded_h = (h + 3) / 4 * 4 + 2, m.padded_w = (w + 3) / 4 * 4 + 2;
+      }
       if (s.kind == StepKind::head) m.group = x.n;
       maps_.push_back(m);
       h = m.out_h, w = m.out_w;
@@ -101,10 +123,11 @@ class Builder {
       if (s.kind == StepKind::conv) {
         padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
       } else {
-        padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2) * (m.in_w + 2) * s.c_mid * pixel_);
+        padded_bytes_ = std::max(padded_bytes_, g * m.padded_h * m.padded_w * s.c_mid * pixel_);
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
+        if (m.winograd) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width));
         if (s.se_width > 0) {
-          sums_ = std::max(sums_, g * plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr)) * s.c_mid);
+          sums_ = std::max(sums_, g * pool_slots(s, m) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
           gate_ = std::max(gate_, g * s.c_mid);
           scratch_ = std::max(scratch_, Plan::scratch_words(s.c_mid));
@@ -167,7 +190,7 @@ class Builder {
       view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, c * m.in_h * m.in_w, 1, c * m.in_w, c};
     }
     plan_.add_load(view, first, images, s.padding, nullptr, Type::f32, padded_);
-    border_of_ = nullptr;
+    border_ = {};
     Conv c{};
     const int64_t groups = s.c_in / s.group_width;
     set_window(c, plan_, Type::f32, padded_, m.in_h + 2 * s.padding, m.in_w + 2 * s.padding, s.c_in, groups, s.kernel, s.kernel, s.stride);
@@ -184,7 +207,7 @@ class Builder {
   Conv grouped_conv(const Step& s, const Map& m, const char* padded, char* middle) {
     Conv c{};
     const int64_t groups = s.c_mid / s.group_width;
-    set_window(c, plan_, type_, padded, m.in_h + 2, m.in_w + 2, s.c_mid, groups, 3, 3, s.stride);
+    set_window(c, plan_, type_, padded, m.padded_h, m.padded_w, s.c_mid, groups, 3, 3, s.stride);
     c.w = words(s.b);
     c.w_group = panel_lanes(s.group_width) * 9 * s.group_width / (type_ == Type::f32 ? 1 : 2);
     c.bias = params_ + s.b_bias;
@@ -193,6 +216,25 @@ class Builder {
     c.activation = s.activation;
     set_output(c, s.c_mid, m, type_, middle);
     return c;
+  }
+
+  Winograd winograd_conv(const Step& s, const Map& m) const {
+    Winograd w{};
+    w.x = reinterpret_cast<const float*>(padded_);
+    w.x_pixel = s.c_mid, w.x_row = s.c_mid * m.padded_w, w.x_image = s.c_mid * m.padded_w * m.padded_h;
+    w.u = reinterpret_cast<const float*>(words(s.winograd));
+    w.bias = params_ + s.b_bias;
+    w.group_width = static_cast<int>(s.group_width), w.groups = static_cast<int>(s.c_mid / s.group_width);
+    w.y = reinterpret_cast<float*>(middle_);
+    w.y_pixel = s.c_mid, w.y_row = s.c_mid * m.out_w, w.y_image = s.c_mid * m.out_w * m.out_h;
+    w.activation = s.activation;
+    w.out_h = static_cast<int>(m.out_h), w.out_w = static_cast<int>(m.out_w);
+    w.tiles_h = (w.out_h + 3) / 4, w.tiles_w = (w.out_w + 3) / 4;
+    return w;
+  }
+
+  int64_t pool_slots(const Step& s, const Map& m) {
+    return m.winograd ? plan_.pool_slots(winograd_conv(s, m)) : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr));
   }
 
   void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
@@ -209,33 +251,39 @@ class Builder {
     a.group_out = static_cast<int>(s.c_mid);
     a.activation = s.activation;
     a.y_type = type_;
-    a.y = padded_ + ((m.in_w + 2) + 1) * s.c_mid * pixel_;
+    a.y = padded_ + (m.padded_w + 1) * s.c_mid * pixel_;
     a.y_pixel = s.c_mid;
-    a.y_row = s.c_mid * (m.in_w + 2);
-    a.y_image = s.c_mid * (m.in_w + 2) * (m.in_h + 2);
+    a.y_row = s.c_mid * m.padded_w;
+    a.y_image = s.c_mid * m.padded_w * m.padded_h;
     a.out_h = static_cast<int>(m.in_h);
     a.out_w = static_cast<int>(m.in_w);
     // The border stays zero as long as the same shape uses the buffer.
-    const bool border_is_zero = border_of_ && border_of_->c_mid == s.c_mid && border_h_ == m.in_h && border_w_ == m.in_w && border_images_ >= images;
-    if (border_is_zero) {
+    const Border border{s.c_mid, m.in_h, m.in_w, m.padded_h, m.padded_w, images};
+    if (border.covered_by(border_)) {
       plan_.add_conv(a, images);
     } else {
       char* const padded = padded_;
-      const int64_t h = m.in_h, w = m.in_w, pixel_bytes = s.c_mid * pixel_;
+      const int64_t pixel_bytes = s.c_mid * pixel_;
       plan_.add_conv(a, images, static_cast<int>(images), [=](int n) {
-        zero_border(padded + n * (h + 2) * (w + 2) * pixel_bytes, h, w, 1, pixel_bytes);
+        zero_border(padded + n * border.padded_h * border.padded_w * pixel_bytes, border.h, border.w, border.padded_h, border.padded_w, pixel_bytes);
       });
-      border_of_ = &s, border_h_ = h, border_w_ = w, border_images_ = images;
+      border_ = border;
     }
 
-    Conv b = grouped_conv(s, m, padded_, middle_);
-    if (s.se_width > 0) b.pool = sums_at_;
-    plan_.add_conv(b, images);
+    if (m.winograd) {
+      Winograd b = winograd_conv(s, m);
+      if (s.se_width > 0) b.pool = sums_at_;
+      plan_.add_winograd(b, images);
+    } else {
+      Conv b = grouped_conv(s, m, padded_, middle_);
+      if (s.se_width > 0) b.pool = sums_at_;
+      plan_.add_conv(b, images);
+    }
 
     if (s.se_width > 0) {
       SqueezeExcite se{};
       se.sums = sums_at_;
-      se.slots = plan_.pool_slots(b);
+      se.slots = pool_slots(s, m);
       se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
       se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
       se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;
@@ -295,8 +343,7 @@ class Builder {
   int64_t io_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
   char *io_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
   float *sums_at_ = nullptr, *hidden_at_ = nullptr, *gate_at_ = nullptr, *pooled_at_ = nullptr;
-  const Step* border_of_ = nullptr;
-  int64_t border_h_ = 0, border_w_ = 0, border_images_ = 0;
+  Border border_{};
 };
 
 }  // namespace

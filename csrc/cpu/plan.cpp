@@ -71,6 +71,33 @@ void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void
   }});
 }
 
+static Cut cut_winograd(const Winograd& w, int64_t tiles, int workers) {
+  const int64_t blocks = divide_up(tiles, 4 * winograd_block(w.group_width));
+  const int64_t macs = tiles * 36 * w.groups * w.group_width * w.group_width;
+  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
+  return {blocks, std::min<int64_t>(divide_up(want, blocks), w.groups)};
+}
+
+int64_t Plan::pool_slots(const Winograd& w) const { return cut_winograd(w, (int64_t)w.tiles_h * w.tiles_w, workers).blocks; }
+
+void Plan::add_winograd(const Winograd& w, int64_t images) {
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, rounds = w.pool ? images : 1, tiles = w.pool ? area : images * area;
+  const Cut cut = cut_winograd(w, tiles, workers);
+  const Kernels* kernels = &k;
+  uint32_t* const scratch = scratch_;
+  const int64_t each = scratch_each_;
+  phases_.push_back({static_cast<int>(rounds * cut.blocks * cut.splits), [=](int t, int worker) {
+    const int64_t block = t % cut.blocks, round = t / cut.blocks % rounds, split = t / cut.blocks / rounds;
+    WinogradTask task;
+    task.tile0 = round * area + tiles * block / cut.blocks;
+    task.tile1 = round * area + tiles * (block + 1) / cut.blocks;
+    task.group0 = static_cast<int>(w.groups * split / cut.splits);
+    task.group1 = static_cast<int>(w.groups * (split + 1) / cut.splits);
+    task.pool_slot = round * cut.blocks + block;
+    kernels->winograd(w, task, reinterpret_cast<float*>(scratch + worker * each));
+  }});
+}
+
 void Plan::add_squeeze_excite(const SqueezeExcite& s) {
   const Kernels* kernels = &k;
   const int64_t work = (int64_t)s.images * s.channels * (s.squeeze + s.slots);

@@ -30,6 +30,10 @@ class Plan {
   void add_conv(const Conv& c, int64_t images, int extra = 0, std::function<void(int)> extra_run = {});
   int64_t pool_slots(const Conv& c) const;
 
+  // The same for a Winograd convolution; scratch: winograd_scratch_words(group_width) words for each worker.
+  void add_winograd(const Winograd& w, int64_t images);
+  int64_t pool_slots(const Winograd& w) const;
+
   // hidden and gate of `images` images: two phases. `pooled` holds workers * images * channels.
   void add_squeeze_excite(const SqueezeExcite& s);
 

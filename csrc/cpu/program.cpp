@@ -40,13 +40,13 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
   for (int64_t i = 0; i < count; i++) {
     const int64_t* q = p + 2 + i * kStepInts;
     const std::string where = "step " + std::to_string(i) + ": ";
-    for (int j = 0; j < 13; j++)
+    for (int j = 0; j < kStepInts; j++)
       if (q[j] < 0 || q[j] > (int64_t{1} << 40)) fail(where + "field " + std::to_string(j) + " is " + std::to_string(q[j]));
     Step s{};
     if (q[0] > 2) fail(where + "unknown kind " + std::to_string(q[0]));
     s.kind = static_cast<StepKind>(q[0]);
     s.c_in = q[1], s.c_mid = q[2], s.c_out = q[3], s.kernel = q[4], s.stride = q[5], s.padding = q[6];
-    s.group_width = q[7], s.se_width = q[8], s.has_projection = q[9] != 0;
+    s.group_width = q[7], s.se_width = q[8], s.has_projection = q[9] != 0, s.has_winograd = q[13] != 0;
     if (q[10] > 2) fail(where + "unknown activation " + std::to_string(q[10]));
     s.activation = static_cast<Activation>(q[10]);
     if (s.c_in < 1) fail(where + "no input channels");
@@ -71,6 +71,10 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
       s.a = w.section(panels(s.c_mid, s.c_in, type));
       s.b = w.section(s.c_mid / s.group_width * panels(s.group_width, 9 * s.group_width, type));
       s.c = w.section(panels(s.c_out, s.c_mid + (s.has_projection ? s.c_in : 0), type));
+      if (s.has_winograd) {
+        if (type != Type::f32 || s.stride != 1 || s.group_width % 8 != 0) fail(where + "Winograd weights need float32, stride 1 and a group width of a multiple of 8");
+        s.winograd = w.section(36 * s.c_mid * panel_lanes(s.group_width));
+      }
       s.a_bias = f.section(s.c_mid);
       s.b_bias = f.section(s.c_mid);
       if (s.se_width > 0) {

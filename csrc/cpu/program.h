@@ -14,10 +14,10 @@ enum class StepKind : int { conv = 0, block = 1, head = 2 };
 struct Step {
   StepKind kind;
   int64_t c_in, c_mid, c_out, kernel, stride, padding, group_width, se_width;
-  bool has_projection;
+  bool has_projection, has_winograd;
   Activation activation;
   // elements into the weights and params blobs
-  int64_t a, b, c, fc;
+  int64_t a, b, c, winograd, fc;
   int64_t conv_w, conv_bias, a_bias, b_bias, se_w1, se_b1, se_w2t, se_b2, c_bias, fc_bias;
 
   int64_t out_side(int64_t side) const { return kind == StepKind::head ? 1 : (side + 2 * padding - kernel) / stride + 1; }

@@ -24,6 +24,8 @@ struct alignas(WORDS * 4) Words {
 
 // The first of the two neighbouring channels, counted from the part's first, that lane `t` = lane % 4 holds in n-tile
 // `tile`. Tiles are interleaved by fours, then twos, so that a lane's results of these tiles are contiguous in memory.
+// (Bits, not / and %: for tile / 4 * 32 + tile % 4 * 2 in a loop g++ 12.2 -O2 loses the second term; the emulation's tests
+// found it, -fno-tree-vrp cures it.)
 template <int TILES>
 __device__ __forceinline__ int channel_of(int tile, int t) {
   constexpr int quads = TILES / 4 * 4, pairs = TILES / 2 * 2;

@@ -18,7 +18,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_CAPABILITY = (8, 0)  # cp.async, mma on bfloat16
 
 _library = torch.library.Library("regnet_kernels", "FRAGMENT")
-_library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation) -> Tensor")
+_library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation) -> Tensor",
+                tags=(torch.Tag.pt2_compliant_tag,))
 
 
 def why_not(problem: Problem) -> str:
@@ -95,7 +96,7 @@ def pack(weight):
     channels, width = weight.shape[:2]
     if tuple(weight.shape[2:]) != (3, 3) or width % 8 or channels % width:
         raise ValueError(
-            f"weight must be (C, group_width, 3, 3) with a group_width that is a multiple of 8 and divides C, got {tuple(weight.shape)}"
+            f"weight has shape {tuple(weight.shape)}; expected (C, group_width, 3, 3), group_width a multiple of 8 that divides C"
         )
     groups = channels // width
     taps = weight.reshape(groups, width, width, 9)  # group, output, input, tap

@@ -2,12 +2,18 @@
 
 import torch
 
+from ..packing import PackedNetwork
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # No worse than twice what eager PyTorch loses in the same dtype: another order of summation moves the error about, and
 # a maximum over few elements is a noisy figure, but a kernel that drops precision (a float16 accumulator, say) is off
 # by far more than twice.
 EAGER_FACTOR = 2.0
+
+# For packed networks with Winograd steps: F(4x4, 3x3) in float32 is off by about 2.5 times a direct convolution's error
+# (winograd.py), on top of the factor above.
+WINOGRAD_FACTOR = 2.5 * EAGER_FACTOR
 
 # Added to that, relative to the largest exact value, because eager can be exact by luck (one input channel, a 1x1 map).
 FLOOR = {
@@ -22,3 +28,8 @@ FLOOR = {
     # Gradient checks of the references.
     torch.float64: 4 * 2.0**-52,
 }
+
+
+def factor_for(packed: PackedNetwork) -> float:
+    """The multiple of eager's error that a packed network may show."""
+    return WINOGRAD_FACTOR if any(spec.winograd for spec in packed.specs) else EAGER_FACTOR

@@ -1,0 +1,115 @@
+// Register tiles: P pixels x (F full panels of 16 + H half panels of 8) output channels, and one pass of them along the
+// reduction axis. Included by kernels.cpp alone, inside an anonymous namespace.
+constexpr int kVectorsPerPanel = 16 / VL;
+constexpr int kVectorsPerHalf = VL == 16 ? 1 : 8 / VL;
+constexpr int vectors(int full, int half) { return full * kVectorsPerPanel + half * kVectorsPerHalf; }
+
+// Widest tile in panels, and the pixels of a tile of F + H panels: as many accumulators as the register file holds beside
+// the weights and one broadcast (16 registers on SSE2 and AVX2, 32 on NEON and AVX-512), at most 8 pixel pointers, since
+// these live in the general registers.
+#if VL == 16
+constexpr int kMaxFull = 3;
+constexpr bool kHalfJoins = true;  // may a half panel join full ones in one tile?
+template <class Dot> constexpr int pixels(int, int) { return 8; }
+#elif VL == 8
+constexpr int kMaxFull = 1;
+constexpr bool kHalfJoins = true;
+template <class Dot> constexpr int pixels(int full, int half) {
+  if (__is_same(Dot, DotBf16)) return full && half ? 2 : full ? 4 : 8;  // widening takes registers
+  return full && half ? 4 : full ? 6 : 8;
+}
+#elif defined(__aarch64__)
+constexpr int kMaxFull = 1;
+constexpr bool kHalfJoins = false;
+template <class Dot> constexpr int pixels(int full, int) { return full ? 6 : 8; }
+#else
+constexpr int kMaxFull = 1;
+constexpr bool kHalfJoins = false;
+template <class Dot> constexpr int pixels(int full, int) { return full ? 3 : 6; }
+#endif
+
+REGNET_INLINE vu load_half(const uint32_t* p, int v) {
+#if VL == 16
+  (void)v;
+  return load_half_words(p);
+#else
+  return load_words(p + v * VL);
+#endif
+}
+
+// One step: the tile's weights once, then one word of each pixel against them.
+template <class Dot, int P, int F, int H>
+REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t k, const uint32_t* w,
+                        const uint32_t* wh, int64_t panel_words) {
+  constexpr int V = vectors(F, H);
+  vu b[V];
+#pragma GCC unroll 8
+  for (int f = 0; f < F; f++) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectorsPerPanel; v++) b[f * kVectorsPerPanel + v] = load_words(w + f * panel_words + v * VL);
+  }
+  if constexpr (H != 0) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectorsPerHalf; v++) b[F * kVectorsPerPanel + v] = load_half(wh, v);
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    const uint32_t s = xp[p][k];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) acc[p][v] = Dot::dot(acc[p][v], s, b[v]);
+  }
+}
+
+// acc += x[0 .. steps) . w for P pixels. `w` walks the full panels (16 words a step), `wh` the half panel (8 words).
+template <class Dot, int P, int F, int H>
+REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], const uint32_t* w,
+                              const uint32_t* wh, int64_t panel_words, int steps) {
+  // Left rolled: g++ 12 spills accumulators when it unrolls this (4 steps at a time lost 5-30 % on AVX2).
+  for (int64_t k = 0; k < steps; k++) step<Dot, P, F, H>(acc, xp, k, w + k * 16, wh + k * 8, panel_words);
+}
+
+REGNET_INLINE vf activate(vf v, Activation a) {
+  if (a == Activation::relu) return relu(v);
+  if (a == Activation::silu) return silu(v);
+  return v;
+}
+
+// Vector v of a tile covers lanes [first, first + count).
+template <int F, int H>
+constexpr int first_lane(int v) { return v < F * kVectorsPerPanel ? v * VL : F * 16 + (v - F * kVectorsPerPanel) * VL; }
+template <int F, int H>
+constexpr int lane_count(int v) { return v < F * kVectorsPerPanel ? VL : VL == 16 ? 8 : VL; }
+
+template <int LANES>
+REGNET_INLINE void store_lanes(float* y, vf v) {
+  __builtin_memcpy(y, &v, LANES * 4);
+}
+template <int LANES>
+REGNET_INLINE void store_lanes(uint16_t* y, vf v) {
+  const vh h = to_bf16(v);
+  __builtin_memcpy(y, &h, LANES * 2);
+}
+template <int LANES>
+REGNET_INLINE vf load_lanes(const float* p) {
+  vf v{};
+  __builtin_memcpy(&v, p, LANES * 4);
+  return v;
+}
+template <int LANES>
+REGNET_INLINE vf load_lanes(const uint16_t* p) {
+  vh h{};
+  __builtin_memcpy(&h, p, LANES * 2);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+REGNET_INLINE float to_float(float v) { return v; }
+REGNET_INLINE float to_float(uint16_t v) { return bf16_to_float(v); }
+REGNET_INLINE void put(float* y, float v) { *y = v; }
+REGNET_INLINE void put(uint16_t* y, float v) { *y = float_to_bf16(v); }
+
+template <int F, int H, int V, int v>
+struct ForVectors {
+  template <class Fn> static REGNET_INLINE void run(Fn&& fn) {
+    fn.template operator()<v>();
+    if constexpr (v + 1 < V) ForVectors<F, H, V, v + 1>::run(fn);
+  }
+};
