@@ -198,6 +198,9 @@ def check_program(weights: torch.Tensor, params: torch.Tensor, program: Sequence
         raise ValueError(f"weights is on {weights.device}, params on {params.device}; expected one device")
     for index, spec in enumerate(program_specs(program)):
         _check_spec(spec, index)
+        if weights.dtype == torch.bfloat16 and spec.kind != CONV and (spec.c_in % 2 or spec.group_width % 2):
+            raise ValueError(f"step {index} has {spec.c_in} input channels and group width {spec.group_width}; bfloat16 weights are "
+                             "packed in pairs and need even counts: pack with dtype=torch.float32")
         ends = (("weights", weights, _end(spec.weights_offset, _weight_sizes(spec, weights.dtype), WEIGHTS_ALIGN)),
                 ("params", params, _end(spec.params_offset, spec.param_sections(), PARAMS_ALIGN)))
         for name, blob, end in ends:

@@ -1,5 +1,10 @@
 """What all tests share: the hypothesis profiles, seeds, and a header that says which kernels are under test."""
 
+import os
+
+# Before torch starts its threads: with hundreds of tiny calls, threads that spin while they wait cost a busy machine minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 from hypothesis import settings

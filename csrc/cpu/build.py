@@ -19,7 +19,7 @@ from build_jobs import BuildError, Job, install, run_jobs  # noqa: E402
 CSRC = Path(__file__).resolve().parents[1]
 TORCH_TARGET_VERSION = "0x020b000000000000"  # the oldest torch that the binary must load under: 2.11
 
-COMMON = ["-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wall"]
+COMMON = ["-O2", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wall"]
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
 ISA_FLAGS = {  # in the order of preference, worst first
     "baseline": [],
@@ -78,5 +78,5 @@ def build(output: Path, build_dir: Path, torch_dir: Path) -> None:
 
 def _extra_flags() -> list[str]:
     sanitize = os.environ.get("REGNET_KERNELS_SANITIZE", "")
-    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"] if sanitize else []
+    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"] if sanitize else []
     return flags + shlex.split(os.environ.get("CXXFLAGS", ""))

@@ -34,8 +34,16 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 #pragma GCC unroll 16
           for (int v = 0; v < V; v++) acc[p][v] = relu(acc[p][v]);
       } else {
+        vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
+#pragma GCC unroll 16
         for (int p = 0; p < P; p++)
-          for (int v = 0; v < V; v++) acc[p][v] = silu(acc[p][v]);
+#pragma GCC unroll 16
+          for (int v = 0; v < V; v++) copy[p * V + v] = acc[p][v];
+        silu_all(copy, P * V);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+          for (int v = 0; v < V; v++) acc[p][v] = copy[p * V + v];
       }
     }
 #pragma GCC unroll 16
@@ -61,14 +69,21 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
     for (int v = 0; v < V; v++) store(out + v * VL, acc[p][v]);
     if (residual)
       for (int i = 0; i < t.lanes; i++) out[i] += to_float(residual[t.y_offset[p] + i]);
-    for (int v = 0; v < V; v++) store(out + v * VL, activate(load(out + v * VL), c.activation));
+    vf activated[V];
+    for (int v = 0; v < V; v++) activated[v] = load(out + v * VL);
+    if (c.activation == Activation::silu) silu_all(activated, V);
+    for (int v = 0; v < V; v++) store(out + v * VL, c.activation == Activation::relu ? relu(activated[v]) : activated[v]);
     for (int i = 0; i < t.lanes; i++) put(y + t.y_offset[p] + i, out[i]);
     if (t.pool)
       for (int i = 0; i < t.lanes; i++) t.pool[t.channel + i] += out[i];
   }
 }
 
-template <class Dot, int P, int F, int H>
+// The longest chain of additions into one accumulator. One chain of K errs by about sqrt(K) / 5 units in the last place of
+// the result, so longer sums are cut: the accumulators are put aside and begin again at zero (costs 1-2 % where it happens).
+constexpr int kChain = 512;
+
+template <class Dot, int P, int F, int H, bool Long>
 void run_tile(const Tile& t) {
   constexpr int V = vectors(F, H);
   constexpr int kLanes = F * 16 + H * 8;
@@ -97,31 +112,68 @@ void run_tile(const Tile& t) {
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2, panel_words = total * 16;
   const uint32_t* w = t.w;
   const uint32_t* wh = t.w + F * panel_words;
+  vf aside[P][V];
+  bool cut = false;
+  int chain = 0;
+  const auto put_aside = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) {
+        aside[p][v] = cut ? aside[p][v] + acc[p][v] : acc[p][v];
+        acc[p][v] = vf{};
+      }
+    cut = true;
+    chain = 0;
+  };
+  const auto add = [&](const uint32_t* const(&base)[P], int steps) __attribute__((always_inline)) {
+    if constexpr (!Long) {
+      accumulate<Dot, P, F, H>(acc, base, w, wh, panel_words, steps);
+      w += (int64_t)steps * 16;
+      wh += (int64_t)steps * 8;
+    } else {
+      for (int at = 0; at < steps;) {
+        const int here = steps - at < kChain ? steps - at : kChain;
+        if (chain + here > kChain) put_aside();
+        const uint32_t* xp[P];
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++) xp[p] = base[p] + at;
+        accumulate<Dot, P, F, H>(acc, xp, w, wh, panel_words, here);
+        w += (int64_t)here * 16;
+        wh += (int64_t)here * 8;
+        at += here;
+        chain += here;
+      }
+    }
+  };
   for (int tap = 0; tap < c.taps; tap++) {
-    const int64_t offset = c.tap_offset[tap];
     const uint32_t* xp[P];
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p] + offset;
-    accumulate<Dot, P, F, H>(acc, xp, w, wh, panel_words, c.steps);
-    w += (int64_t)c.steps * 16;
-    wh += (int64_t)c.steps * 8;
+    for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p] + c.tap_offset[tap];
+    add(xp, c.steps);
   }
   if (c.steps2) {
     const uint32_t* xp[P];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++) xp[p] = c.x2 + t.x2_offset[p];
-    accumulate<Dot, P, F, H>(acc, xp, w, wh, panel_words, c.steps2);
+    add(xp, c.steps2);
+  }
+  if (Long && cut) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] += aside[p][v];
   }
   if (c.y_type == Type::f32) finish<float, P, F, H>(acc, t);
   else finish<uint16_t, P, F, H>(acc, t);
 }
 
-template <class Dot, int P, int F, int H>
+template <class Dot, int P, int F, int H, bool Long>
 REGNET_INLINE void dispatch_pixels(const Tile& t, int pixels_here) {
   if constexpr (P > 1) {
-    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H>(t, pixels_here);
+    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H, Long>(t, pixels_here);
   }
-  run_tile<Dot, P, F, H>(t);
+  run_tile<Dot, P, F, H, Long>(t);
 }
 
 struct TaskPixels {
@@ -140,6 +192,7 @@ void run_panels(Tile t, const TaskPixels& px) {
   constexpr int P = pixels<Dot>(F, H);
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
   const int64_t words = (F * 16 + H * 8) * ((int64_t)t.conv->taps * t.conv->steps + t.conv->steps2);
+  const bool chained = (int64_t)t.conv->taps * t.conv->steps + t.conv->steps2 > kChain + kChain / 4;
   const char* next = (const char*)(t.w + words);
   const int64_t share = (words * 4 / tiles + 63) / 64 * 64;
   for (int i = 0, at = 0; i < tiles; i++) {
@@ -149,7 +202,8 @@ void run_panels(Tile t, const TaskPixels& px) {
     t.x_offset = px.x_offset + at;
     t.x2_offset = px.x2_offset + at;
     t.y_offset = px.y_offset + at;
-    dispatch_pixels<Dot, P, F, H>(t, here);
+    if (chained) dispatch_pixels<Dot, P, F, H, true>(t, here);
+    else dispatch_pixels<Dot, P, F, H, false>(t, here);
     at += here;
   }
 }

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 
-def poison_memory(device: torch.device | str = "cpu", sizes: tuple[int, ...] = (1 << 10, 1 << 14, 1 << 18, 1 << 21),
-                  copies: int = 8) -> None:
+def poison_memory(device: torch.device | str = "cpu", sizes: tuple[int, ...] = (1 << 10, 1 << 14, 1 << 18),
+                  copies: int = 4) -> None:
     """Allocate `copies` float32 blocks of each size (in elements), fill them with NaN and free them again."""
     blocks = [torch.full((size,), float("nan"), device=device) for size in sizes for _ in range(copies)]
     del blocks

@@ -20,7 +20,7 @@ _ATTRIBUTES = (
 
 
 def optimize(
-    model: nn.Module, *, dtype: torch.dtype | None = None, backend: str | None = None, inplace: bool = False
+    model: nn.Module, *, dtype: torch.dtype | None = None, backend: str | None = None, exact: bool = False, inplace: bool = False
 ) -> nn.Module:
     """The same network on fused kernels, for inference.
 
@@ -30,6 +30,9 @@ def optimize(
         takes the model's.
     backend: forces a backend of regnet_kernels ("cpu", "eager", "cuda"); None lets the dispatch pick. A forced backend that
         cannot run raises.
+    exact: compute every convolution directly. Otherwise the stride-1 grouped 3x3 convolutions in float32 may go by Winograd's
+        F(4x4, 3x3), about twice as fast, each with two to three times the rounding error of a direct one
+        (regnet_kernels.winograd); other dtypes are always direct.
     inplace: change `model` itself, and return it, instead of leaving it untouched.
 
     A whole RegNet becomes a FusedRegNet, which runs as one op: it casts its input to `dtype` and answers in `dtype`. With
@@ -49,12 +52,12 @@ def optimize(
     report = OptimizeReport(model=kind(model), dtype="", backend=backend or "auto")
     reason = ""
     try:
-        fused = _whole(model, dtype, backend, report, inplace)
+        fused = _whole(model, dtype, backend, exact, report, inplace)
     except Refused as refused:
         reason = refused.reason
     else:
         return _become(model, fused) if inplace else fused
-    return _in_part(model, dtype, backend, report, inplace, reason)
+    return _in_part(model, dtype, backend, exact, report, inplace, reason)
 
 
 def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -78,15 +81,15 @@ def _pick_dtype(own: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
     return asked or own
 
 
-def _whole(model: nn.Module, dtype, backend, report: OptimizeReport, inplace: bool) -> FusedBlocks:
+def _whole(model: nn.Module, dtype, backend, exact: bool, report: OptimizeReport, inplace: bool) -> FusedBlocks:
     """A FusedRegNet of the whole model (or FusedBlocks of a single block), or Refused."""
     if looks_like_block(model):
         match = read_block(model)
-        fused = FusedBlocks([match.step], [""], _pick_dtype(match.dtype, dtype), backend)
+        fused = FusedBlocks([match.step], [""], _pick_dtype(match.dtype, dtype), backend, exact=exact)
         report.swapped, report.ops = [""], 1
     else:
         plan = read_network(model)
-        fused = build_network(model, plan, _pick_dtype(plan.matches[0].dtype, dtype), backend, inplace)
+        fused = build_network(model, plan, _pick_dtype(plan.matches[0].dtype, dtype), backend, exact, inplace)
         report.swapped, report.ops = list(plan.names), max(1, len(plan.taps))
         if plan.tail is not None:
             report.kept.append(Kept(plan.tail_name, plan.tail_reason))
@@ -95,11 +98,12 @@ def _whole(model: nn.Module, dtype, backend, report: OptimizeReport, inplace: bo
     return fused
 
 
-def build_network(model: nn.Module, plan: Plan, dtype: torch.dtype, backend: str | None, inplace: bool) -> FusedRegNet:
+def build_network(model: nn.Module, plan: Plan, dtype: torch.dtype, backend: str | None, exact: bool, inplace: bool) -> FusedRegNet:
     """The FusedRegNet of a plan."""
     tail = plan.tail if inplace or plan.tail is None else copy.deepcopy(plan.tail)
     fused = FusedRegNet(
-        plan.steps, plan.names, dtype, backend, output=plan.output, taps=plan.taps, trunk_steps=len(plan.matches), tail=tail
+        plan.steps, plan.names, dtype, backend,
+        exact=exact, output=plan.output, taps=plan.taps, trunk_steps=len(plan.matches), tail=tail,
     )
     for name in _ATTRIBUTES:
         if hasattr(model, name):
@@ -115,7 +119,7 @@ def _become(model: nn.Module, fused: FusedBlocks) -> nn.Module:
     return model
 
 
-def _in_part(model: nn.Module, dtype, backend, report: OptimizeReport, inplace: bool, reason: str) -> nn.Module:
+def _in_part(model: nn.Module, dtype, backend, exact: bool, report: OptimizeReport, inplace: bool, reason: str) -> nn.Module:
     found = Search(model)
     if is_network(model):
         report.kept.append(Kept("", f"not fused as a whole: {reason}"))
@@ -126,12 +130,12 @@ def _in_part(model: nn.Module, dtype, backend, report: OptimizeReport, inplace: 
     report.dtype = _dtype_name(_pick_dtype(first.dtype, dtype))
     result = model if inplace else copy.deepcopy(model)
     for run in found.runs:
-        apply_runs(result, [run], _pick_dtype(run.matches[0].dtype, dtype), backend)
+        apply_runs(result, [run], _pick_dtype(run.matches[0].dtype, dtype), backend, exact)
         report.swapped += run.names
         report.ops += 1
     for whole in found.wholes:
         own = whole.plan.matches[0].dtype
-        fused = build_network(whole.model, whole.plan, _pick_dtype(own, dtype), backend, inplace)
+        fused = build_network(whole.model, whole.plan, _pick_dtype(own, dtype), backend, exact, inplace)
         fused.keep_dtype = True
         fused.step_names = [join(whole.name, name) for name in fused.step_names]
         parent, _, child = whole.name.rpartition(".")

@@ -27,19 +27,23 @@ class FusedBlocks(nn.Module):
 
     Buffers: `weights` (1-D, float32 or bfloat16) and `params` (1-D, float32 always), in the packed format of
     regnet_kernels.packing; attributes `program` (list of ints), `step_names` (the source module of each step), `dtype`,
-    `backend`. Casting the module (`.to(dtype)`, `.half()`, `.bfloat16()`) packs the weights anew. The state dict carries the
+    `backend`, `exact` (no Winograd). Casting the module (`.to(dtype)`, `.half()`, `.bfloat16()`) packs the weights anew. The state dict carries the
     program, so that loading blobs of another network fails and loading those of another dtype packs them anew.
     Weights are buffers: the input gets gradients, they do not.
     """
 
-    def __init__(self, steps: list, step_names: Iterable[str], dtype: torch.dtype, backend: str | None, keep_dtype: bool = False):
+    def __init__(
+        self, steps: list, step_names: Iterable[str], dtype: torch.dtype, backend: str | None, *, exact: bool = False,
+        keep_dtype: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.step_names = list(step_names)
         self.backend = backend
+        self.exact = exact
         self.keep_dtype = keep_dtype
         self.register_buffer("weights", None)
         self.register_buffer("params", None)
-        self._adopt(pack_network(steps, packed_dtype(dtype)), dtype)
+        self._adopt(pack_network(steps, packed_dtype(dtype), exact=exact), dtype)
         if backend is not None:  # say now, not at the first image, that it is unknown or cannot run
             probe = torch.empty((1, self.packed.c_in, 8, 8), dtype=dtype, device=self.weights.device)
             regnet_kernels.explain("network", probe, self.packed, backend=backend)
@@ -86,7 +90,7 @@ class FusedBlocks(nn.Module):
             self._adopt(PackedNetwork(weights, params, self.program), wanted)
         else:
             steps = unpack_network(weights, params, self.program)
-            self._adopt(pack_network(steps, packed_dtype(wanted)), wanted)
+            self._adopt(pack_network(steps, packed_dtype(wanted), exact=self.exact), wanted)
         for child in self.children():
             child._apply(fn)
         return self
@@ -109,7 +113,7 @@ class FusedBlocks(nn.Module):
                 error_msgs.append(f"{prefix or 'the fused network'}: {error}")
                 return
             if (packed.dtype, packed.program) != (self.weights.dtype, self.program):
-                packed = pack_network(packed.unpack(), self.weights.dtype)
+                packed = pack_network(packed.unpack(), self.weights.dtype, exact=self.exact)
             state_dict = {**state_dict, names[0]: packed.weights, names[1]: packed.params}
         elif names[0] in state_dict or names[1] in state_dict:
             error_msgs.append(f"{prefix or 'the fused network'}: weights, params and _extra_state (the program) belong together")
@@ -132,8 +136,8 @@ class FusedRegNet(FusedBlocks):
     taken over. `.report` tells what was swapped.
     """
 
-    def __init__(self, steps, step_names, dtype, backend, *, output="tensor", taps=(), trunk_steps=0, tail=None):
-        super().__init__(steps, step_names, dtype, backend)
+    def __init__(self, steps, step_names, dtype, backend, *, exact=False, output="tensor", taps=(), trunk_steps=0, tail=None):
+        super().__init__(steps, step_names, dtype, backend, exact=exact)
         self.output, self.taps, self.trunk_steps = output, list(taps), trunk_steps
         self.tail = tail if tail is None else tail.to(dtype)
 
@@ -188,7 +192,8 @@ def _expect_same_steps(given: PackedNetwork, own: PackedNetwork) -> None:
     if len(given) != len(own):
         raise ValueError(f"the state dict holds {len(given)} steps, this network {len(own)}; load the state of the same model")
     for index, pair in enumerate(zip(given.specs, own.specs)):
-        a, b = ({k: v for k, v in vars(spec).items() if not k.endswith("_offset")} for spec in pair)
+        # where the sections lie, and whether there is a Winograd form, is not what the network computes
+        a, b = ({k: v for k, v in vars(spec).items() if k != "winograd" and not k.endswith("_offset")} for spec in pair)
         if a != b:
             wrong = next(key for key in b if a[key] != b[key])
             values = f"{wrong} {a[wrong]}, this network's has {b[wrong]}"

@@ -136,12 +136,12 @@ def is_stage(module: nn.Module) -> bool:
     return type(module) in loaded("timm.models.regnet", "RegStage") + loaded("torchvision.models.regnet", "AnyStage")
 
 
-def apply_runs(model: nn.Module, runs: list[Run], dtype: torch.dtype, backend: str | None) -> None:
+def apply_runs(model: nn.Module, runs: list[Run], dtype: torch.dtype, backend: str | None, exact: bool) -> None:
     """Put the FusedBlocks of each run into `model`."""
     for run in runs:
         container = model.get_submodule(run.container)
         steps = [match.step for match in run.matches]
-        fused = FusedBlocks(steps, run.names, dtype, backend, keep_dtype=True)
+        fused = FusedBlocks(steps, run.names, dtype, backend, exact=exact, keep_dtype=True)
         for child in run.children:
             container.add_module(child, nn.Identity().eval())
         container.add_module(run.children[0], fused)
