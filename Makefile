@@ -36,7 +36,7 @@ test-isa: $(VENV)/.test build
 
 # What a user of the oldest torch gets: the binary made against the newest.
 test-oldest: $(OLDEST_VENV)/.wheel
-	cd $(OLDEST_VENV) && bin/python -m pytest -q -m kernels --rootdir ../tests -c ../pyproject.toml ../tests/test_ops.py ../tests/test_packing.py $(ARGS)
+	cd $(OLDEST_VENV) && bin/python -m pytest -q -m kernels --rootdir ../tests -c ../pyproject.toml ../tests/test_ops.py ../tests/test_ops_pytorch.py ../tests/test_packing.py $(ARGS)
 	cd $(OLDEST_VENV) && bin/python -c "import regnet_kernels; print(regnet_kernels.env_report())"
 
 # The sanitizers' run-time must be loaded before Python is; torch's own leaks and its dlopen order are not our subject.
@@ -45,7 +45,7 @@ sanitize: $(VENV)/.test
 	LD_PRELOAD="$$($(or $(CXX),g++) -print-file-name=libasan.so) $$($(or $(CXX),g++) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	REGNET_KERNELS_EXTENSION_DIR=$(SANITIZED)/regnet_kernels \
-	$(PY) -m pytest -q -m "kernels and not compiles" tests/test_ops.py $(ARGS)
+	$(PY) -m pytest -q --capture=sys -m "kernels and not compiles" tests/test_ops.py $(ARGS)
 
 build: $(VENV)/.installed
 	$(PY) setup.py -q build_native --inplace

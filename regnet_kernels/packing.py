@@ -19,7 +19,8 @@ For panels see panels.py. float64 blobs (both of them) exist for references and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -35,8 +36,7 @@ WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
-@dataclass(frozen=True)
-class StepSpec:
+class StepSpec(NamedTuple):
     """The first 14 integers of a step, in the order in which the program holds them (two zeros follow)."""
 
     kind: int
@@ -155,7 +155,7 @@ def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, e
         spec = _spec(step, weights.size, params.size, dtype, exact)
         add = {CONV: _pack_conv, BLOCK: _pack_block, HEAD: _pack_head}[spec.kind]
         add(step, spec, weights, params)
-        program += [*astuple(spec), 0, 0]
+        program += [*spec, 0, 0]
     device = _device_of(steps)
     return PackedNetwork(weights.join(device), params.join(device), program)
 
@@ -209,7 +209,7 @@ def check_program(weights: torch.Tensor, params: torch.Tensor, program: Sequence
 
 
 def _check_spec(spec: StepSpec, index: int) -> None:
-    if min(astuple(spec)) < 0 or spec.c_in < 1 or spec.stride < 1 or spec.activation >= len(NAMES):
+    if min(spec) < 0 or spec.c_in < 1 or spec.stride < 1 or spec.activation >= len(NAMES):
         raise ValueError(f"step {index} of the program is malformed: {spec}")
     divided = {CONV: spec.c_in, BLOCK: spec.c_mid, HEAD: 0}[spec.kind]
     if spec.kind != HEAD and (spec.group_width < 1 or divided % spec.group_width or spec.c_out < 1):

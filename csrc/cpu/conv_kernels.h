@@ -126,37 +126,27 @@ void run_tile(const Tile& t) {
     cut = true;
     chain = 0;
   };
-  const auto add = [&](const uint32_t* const(&base)[P], int steps) __attribute__((always_inline)) {
+  const auto add = [&](const uint32_t* const(&xp)[P], int64_t first, int steps) __attribute__((always_inline)) {
     if constexpr (!Long) {
-      accumulate<Dot, P, F, H>(acc, base, w, wh, panel_words, steps);
-      w += (int64_t)steps * 16;
-      wh += (int64_t)steps * 8;
+      accumulate<Dot, P, F, H>(acc, xp, first, w, wh, panel_words, steps);
     } else {
       for (int at = 0; at < steps;) {
         const int here = steps - at < kChain ? steps - at : kChain;
         if (chain + here > kChain) put_aside();
-        const uint32_t* xp[P];
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++) xp[p] = base[p] + at;
-        accumulate<Dot, P, F, H>(acc, xp, w, wh, panel_words, here);
-        w += (int64_t)here * 16;
-        wh += (int64_t)here * 8;
+        accumulate<Dot, P, F, H>(acc, xp, first + at, w, wh, panel_words, here);
         at += here;
         chain += here;
       }
     }
   };
-  for (int tap = 0; tap < c.taps; tap++) {
-    const uint32_t* xp[P];
+  const uint32_t* xp[P];
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p] + c.tap_offset[tap];
-    add(xp, c.steps);
-  }
+  for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p];
+  for (int tap = 0; tap < c.taps; tap++) add(xp, c.tap_offset[tap], c.steps);
   if (c.steps2) {
-    const uint32_t* xp[P];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++) xp[p] = c.x2 + t.x2_offset[p];
-    add(xp, c.steps2);
+    add(xp, 0, c.steps2);
   }
   if (Long && cut) {
 #pragma GCC unroll 16

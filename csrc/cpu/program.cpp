@@ -10,6 +10,10 @@ namespace {
   throw std::invalid_argument("regnet_kernels: bad packed network: " + what + "; pack it again with regnet_kernels.pack_network");
 }
 
+// With these, no product of sizes below leaves int64_t.
+constexpr int64_t kLargestSize = 1 << 20, kLargestKernel = 1 << 10, kLargestOffset = int64_t{1} << 48;
+constexpr int64_t kWeightsUnit = 32, kParamsUnit = 16;  // where sections begin
+
 int64_t align(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Walks the sections of a blob in the order in which they were packed.
@@ -40,8 +44,12 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
   for (int64_t i = 0; i < count; i++) {
     const int64_t* q = p + 2 + i * kStepInts;
     const std::string where = "step " + std::to_string(i) + ": ";
-    for (int j = 0; j < kStepInts; j++)
-      if (q[j] < 0 || q[j] > (int64_t{1} << 40)) fail(where + "field " + std::to_string(j) + " is " + std::to_string(q[j]));
+    for (int j = 0; j < kStepInts; j++) {
+      const bool is_offset = j == 11 || j == 12;
+      if (q[j] < 0 || q[j] > (is_offset ? kLargestOffset : j == 4 ? kLargestKernel : kLargestSize))
+        fail(where + "integer " + std::to_string(j) + " is " + std::to_string(q[j]));
+    }
+    if (q[11] % kWeightsUnit != 0 || q[12] % kParamsUnit != 0) fail(where + "unaligned offsets");
     Step s{};
     if (q[0] > 2) fail(where + "unknown kind " + std::to_string(q[0]));
     s.kind = static_cast<StepKind>(q[0]);
@@ -53,7 +61,7 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
     if (i > 0 && s.c_in != channels)
       fail(where + "takes " + std::to_string(s.c_in) + " channels, the step before gives " + std::to_string(channels));
     if (i > 0 && steps.back().kind == StepKind::head) fail(where + "follows a head");
-    Cursor w{q[11], 32}, f{q[12], 16};
+    Cursor w{q[11], kWeightsUnit}, f{q[12], kParamsUnit};
     if (s.kind == StepKind::conv) {
       if (s.c_out < 1 || s.kernel < 1 || s.stride < 1 || s.group_width < 1 || s.c_in % s.group_width != 0)
         fail(where + "conv sizes");
@@ -92,9 +100,9 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
       }
     }
     const int64_t w_end = w.at, f_end = f.at;
-    if (w_end > q[11] && w_end > align(weights_count, 32))
+    if (w_end > q[11] && w_end > weights_count)
       fail(where + "needs " + std::to_string(w_end) + " weights, the blob has " + std::to_string(weights_count));
-    if (f_end > q[12] && f_end > align(params_count, 16))
+    if (f_end > q[12] && f_end > params_count)
       fail(where + "needs " + std::to_string(f_end) + " params, the blob has " + std::to_string(params_count));
     channels = s.kind == StepKind::head && s.c_out == 0 ? s.c_in : s.c_out;
     steps.push_back(s);

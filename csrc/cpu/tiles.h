@@ -60,12 +60,18 @@ REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
   }
 }
 
-// acc += x[0 .. steps) . w for P pixels. `w` walks the full panels (16 words a step), `wh` the half panel (8 words).
+// acc += x[first .. first + steps) . w for P pixels. `w` walks the full panels (16 words a step), `wh` the half panel (8).
+// The pixels' pointers stay as they are from tap to tap, only the index moves: with 8 steps a tap, new pointers would cost as
+// much as the multiplications.
 template <class Dot, int P, int F, int H>
-REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], const uint32_t* w,
-                              const uint32_t* wh, int64_t panel_words, int steps) {
+REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
+                              const uint32_t*& wh, int64_t panel_words, int steps) {
   // Left rolled: g++ 12 spills accumulators when it unrolls this (4 steps at a time lost 5-30 % on AVX2).
-  for (int64_t k = 0; k < steps; k++) step<Dot, P, F, H>(acc, xp, k, w + k * 16, wh + k * 8, panel_words);
+  for (int64_t k = first; k < first + steps; k++) {
+    step<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
+    if constexpr (F != 0) w += 16;
+    if constexpr (H != 0) wh += 8;
+  }
 }
 
 // Out of line: inlined into every tile it would be half of the code.

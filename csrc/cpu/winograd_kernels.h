@@ -93,7 +93,8 @@ void multiply_tile(const float* v, const uint32_t* u, float* m, int k) {
 #pragma GCC unroll 16
     for (int i = 0; i < V; i++) acc[p][i] = vf{};
   }
-  accumulate<DotF32, P, F, H>(acc, xp, u, u + (int64_t)F * 16 * k, (int64_t)16 * k, k);
+  const uint32_t *full = u, *half = u + (int64_t)F * 16 * k;
+  accumulate<DotF32, P, F, H>(acc, xp, 0, full, half, (int64_t)16 * k, k);
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++)
     ForVectors<F, H, V, 0>::run([&]<int i>() __attribute__((always_inline)) {

@@ -1,0 +1,233 @@
+// run_network against double precision. A proven bound would grow with every layer until it forgives everything, so here
+// each rounding counts as an independent error: a rounding to bfloat16 or float16 with the variance of a uniform error, a
+// float32 sum of K terms with K (u sum |x| |w|)^2, and variances go through the layers by w^2 (Higham and Mary, "A new
+// approach to probabilistic rounding error analysis", 2019). Where errors share a cause (the pixels of a mean) their
+// deviations add up. What is left must look like it: compare_sigma has the limits.
+//
+// Every network runs under several forks; runs with equally many workers must agree to the bit.
+#include <cmath>
+
+#include "check.h"
+#include "cpu/network.h"
+#include "packed.h"
+
+namespace {
+
+double square(double v) { return v * v; }
+
+struct Map {
+  int64_t images, channels, h, w;
+  Doubles v, variance;
+};
+
+void round_values(Map& m, Scalar type) {
+  if (type == Scalar::f32) return;
+  for (size_t i = 0; i < m.v.size(); i++) m.variance[i] += square(unit(type) * m.v[i]) / 3 + square(smallest(type));
+}
+
+void finish(Map& m, const Doubles& magnitude, const Doubles& bias, int64_t terms, Activation activation) {
+  for (size_t i = 0; i < m.v.size(); i++) {
+    const double b = bias[i % bias.size()];
+    m.v[i] += b;
+    m.variance[i] += static_cast<double>(terms + 3) * square(kUnit * (magnitude[i] + std::fabs(b)));
+    if (activation == Activation::relu && square(m.v[i]) > 64 * m.variance[i] && m.v[i] < 0) m.variance[i] = 0;  // far from the bend
+    m.v[i] = activate(m.v[i], activation);
+    m.variance[i] = square(activation_slope(activation)) * m.variance[i] + square(activation_error(m.v[i], activation));
+  }
+}
+
+Map convolved(const Map& x, const Window& p, const Doubles& weights, Doubles& magnitude) {
+  Map y{p.images, p.out_channels, p.out_h(), p.out_w(), {}, {}};
+  convolve(p, x.v, weights, y.v, &magnitude, &x.variance, &y.variance);
+  return y;
+}
+
+Map conv(const Map& x, const Layer& l, Scalar type) {
+  Doubles magnitude;
+  const Window p{x.images, x.channels, x.h, x.w, l.c_out, l.kernel, l.kernel, l.c_in / l.group_width, l.stride, l.padding};
+  Map y = convolved(x, p, l.b, magnitude);
+  finish(y, magnitude, l.b_bias, p.terms(), l.activation);
+  round_values(y, type);
+  return y;
+}
+
+// sigmoid(w2 relu(w1 mean + b1) + b2) for each image, with deviations
+Map gate_of(const Map& t, const Layer& l) {
+  const int64_t area = t.h * t.w, channels = t.channels;
+  Map gate{t.images, channels, 1, 1, Doubles(static_cast<size_t>(t.images * channels)), Doubles(static_cast<size_t>(t.images * channels))};
+  for (int64_t n = 0; n < t.images; n++) {
+    Doubles mean(static_cast<size_t>(channels)), deviation(mean.size()), hidden, hidden_variance;
+    for (int64_t i = 0; i < area * channels; i++) {
+      const size_t from = static_cast<size_t>(n * area * channels + i), c = static_cast<size_t>(i % channels);
+      mean[c] += t.v[from] / static_cast<double>(area);
+      deviation[c] += (std::sqrt(t.variance[from]) + 4 * kUnit * std::fabs(t.v[from])) / static_cast<double>(area);
+    }
+    for (int64_t s = 0; s < l.squeeze; s++) {
+      double sum = l.se_b1[static_cast<size_t>(s)], magnitude = std::fabs(sum), variance = 0;
+      for (size_t c = 0; c < mean.size(); c++) {
+        const double weight = l.se_w1[static_cast<size_t>(s * channels) + c];
+        sum += weight * mean[c], magnitude += std::fabs(weight * mean[c]), variance += square(weight * deviation[c]);
+      }
+      hidden.push_back(std::max(sum, 0.0));
+      hidden_variance.push_back(variance + static_cast<double>(channels) * square(kUnit * magnitude));
+    }
+    for (int64_t c = 0; c < channels; c++) {
+      double sum = l.se_b2[static_cast<size_t>(c)], magnitude = std::fabs(sum), variance = 0;
+      for (size_t s = 0; s < hidden.size(); s++) {
+        const double weight = l.se_w2[static_cast<size_t>(c) * hidden.size() + s];
+        sum += weight * hidden[s], magnitude += std::fabs(weight * hidden[s]), variance += square(weight) * hidden_variance[s];
+      }
+      const size_t at = static_cast<size_t>(n * channels + c);
+      const double g = 1 / (1 + std::exp(-sum));
+      gate.v[at] = g;
+      gate.variance[at] = (variance + static_cast<double>(l.squeeze) * square(kUnit * magnitude)) / 16 + square(10 * kUnit * g);
+    }
+  }
+  return gate;
+}
+
+Map block(const Map& x, const Layer& l, Scalar type) {
+  Doubles magnitude;
+  Map t = convolved(x, {x.images, x.channels, x.h, x.w, l.c_mid, 1, 1, 1, 1, 0}, l.a, magnitude);
+  finish(t, magnitude, l.a_bias, l.c_in, l.activation);
+  round_values(t, type);
+  const Window p{x.images, l.c_mid, x.h, x.w, l.c_mid, 3, 3, l.c_mid / l.group_width, l.stride, 1};
+  Map m = convolved(t, p, l.b, magnitude);
+  if (l.winograd) winograd_magnitude(p, t.v, l.b, magnitude);  // whether it is used or not is for the kernels to say
+  finish(m, magnitude, l.b_bias, p.terms() + 32, l.activation);
+  if (l.squeeze) {
+    const Map gate = gate_of(m, l);
+    round_values(m, type);
+    for (size_t i = 0; i < m.v.size(); i++) {
+      const size_t at = i / static_cast<size_t>(m.h * m.w * l.c_mid) * static_cast<size_t>(l.c_mid) + i % static_cast<size_t>(l.c_mid);
+      m.variance[i] = square(gate.v[at]) * m.variance[i] + square(m.v[i]) * gate.variance[at];
+      m.v[i] *= gate.v[at];
+      m.variance[i] += square(kUnit * m.v[i]);
+    }
+  }
+  round_values(m, type);
+  Map y = convolved(m, {m.images, l.c_mid, m.h, m.w, l.c_out, 1, 1, 1, 1, 0}, l.c, magnitude);
+  Doubles size;
+  const Map shortcut = l.projection ? convolved(x, {x.images, x.channels, x.h, x.w, l.c_out, 1, 1, 1, l.stride, 0}, l.shortcut, size) : x;
+  for (size_t i = 0; i < y.v.size(); i++) {
+    magnitude[i] += l.projection ? size[i] : std::fabs(x.v[i]);
+    y.v[i] += shortcut.v[i], y.variance[i] += shortcut.variance[i];
+  }
+  finish(y, magnitude, l.c_bias, l.c_mid + l.c_in, l.activation);
+  round_values(y, type);
+  return y;
+}
+
+Map head(const Map& x, const Layer& l, Scalar type) {
+  Map mean{x.images, x.channels, 1, 1, Doubles(static_cast<size_t>(x.images * x.channels)), Doubles(static_cast<size_t>(x.images * x.channels))};
+  for (size_t i = 0; i < x.v.size(); i++) {
+    const size_t area = static_cast<size_t>(x.h * x.w), c = static_cast<size_t>(x.channels), at = i / (area * c) * c + i % c;
+    mean.v[at] += x.v[i] / static_cast<double>(area);
+    mean.variance[at] += (std::sqrt(x.variance[i]) + 4 * kUnit * std::fabs(x.v[i])) / static_cast<double>(area);
+  }
+  for (double& v : mean.variance) v *= v;
+  round_values(mean, type);
+  if (l.c_out == 0) return mean;
+  Doubles magnitude;
+  Map y = convolved(mean, {x.images, x.channels, 1, 1, l.c_out, 1, 1, 1, 1, 0}, l.c, magnitude);
+  finish(y, magnitude, l.c_bias, l.c_in, Activation::none);
+  round_values(y, type);
+  return y;
+}
+
+struct Way {
+  int workers;
+  Forking forking;
+};
+constexpr Way kWays[] = {{1, Forking::serial}, {2, Forking::threads}, {2, Forking::reversed}, {3, Forking::threads}, {3, Forking::serial}};
+
+void run(Report& report, Random& random, Scalar type, int64_t images, int64_t h, int64_t w, Layout layout, std::vector<Layer> layers) {
+  const Network network = pack(random, type == Scalar::bf16 ? Type::bf16 : Type::f32, std::move(layers));
+  char start[120];
+  std::snprintf(start, sizeof start, "network %s %ldx%ldx%ld %s", name(type), images, h, w, name(layout));
+  const std::string label = start + describe(network);
+  begin(report, label);
+  const Tensor x = random_tensor(random, type, images, network.layers[0].c_in, h, w, layout);
+  const std::vector<Step> steps = network.parse();
+  const Shape shape = network_output(steps, network.layers[0].c_in, h, w);
+
+  const Scalar between = type == Scalar::bf16 ? Scalar::bf16 : Scalar::f32;  // float16 is computed as float32
+  Map want{images, network.layers[0].c_in, h, w, x.values, Doubles(x.values.size())};
+  for (const Layer& l : network.layers)
+    want = l.kind == StepKind::conv ? conv(want, l, between) : l.kind == StepKind::block ? block(want, l, between) : head(want, l, between);
+  if (type == Scalar::f16) round_values(want, type);
+  Doubles sigma;
+  for (const double v : want.variance) sigma.push_back(std::sqrt(v) + 1e-9);
+  if (images * shape.c * shape.h * shape.w != static_cast<int64_t>(want.v.size())) return fail(report, label + ": network_output says another shape");
+
+  std::vector<char> before;
+  int workers_before = 0;
+  for (const Way& way : kWays) {
+    Guarded out(want.v.size() * static_cast<size_t>(scalar_bytes(type)));
+    run_network(x.view, network.type, network.weights.data(), network.params.as<const float>(), steps, out.data(), way.workers, make_fork(way.forking));
+    const std::string which = label + " (" + std::to_string(way.workers) + " workers, " + name(way.forking) + ")";
+    compare_sigma(report, which, out.data(), type, want.v, sigma);
+    const std::vector<char> now(out.data(), out.data() + out.bytes());
+    if (way.workers == workers_before && now != before) fail(report, which + ": not the bits of the run before, with as many workers");
+    before = now, workers_before = way.workers;
+  }
+}
+
+std::vector<Layer> any(Random& random, bool only_even) {
+  std::vector<Layer> layers;
+  const auto activation = random.chance(0.7) ? Activation::relu : Activation::silu;
+  int64_t channels = random.pick<int64_t>({4, 8, 16, 24});
+  if (random.chance(0.7)) {
+    const int64_t planes = random.pick<int64_t>({1, 3});
+    layers.push_back(conv_layer(planes, channels, random.pick<int64_t>({1, 3, 5}), 1 + random.below(2), 1, activation));
+  }
+  for (int64_t blocks = 1 + random.below(4); blocks > 0; blocks--) {
+    const int64_t width = random.pick<int64_t>({2, 4, 8, 8, 16, 24, 40}), middle = width * (1 + random.below(3));
+    const bool wider = random.chance(0.5);
+    const int64_t out = wider ? 2 * (1 + random.below(36)) : channels;
+    const int64_t stride = wider ? 1 + random.below(2) : 1;
+    const bool fast = !only_even && stride == 1 && width % 8 == 0 && random.chance(0.7);
+    layers.push_back(block_layer(channels, middle, out, width, {stride, random.chance(0.5) ? 1 + random.below(12) : 0, fast, activation}, random.chance(0.2)));
+    channels = out;
+  }
+  if (random.chance(0.6)) layers.push_back(head_layer(channels, random.chance(0.2) ? 0 : 1 + random.below(40)));
+  return layers;
+}
+
+}  // namespace
+
+void network_cases(Report& report, Random& random, int random_cases) {
+  const auto go = [&](Scalar type, int64_t images, int64_t h, int64_t w, Layout layout, std::vector<Layer> layers) {
+    run(report, random, type, images, h, w, layout, std::move(layers));
+  };
+  // several groups of images: 2 + 1 on the first maps, all on the later ones; with and without Winograd
+  for (const bool fast : {true, false})
+    go(Scalar::f32, 3, 40, 40, Layout::nchw,
+       {conv_layer(3, 16, 3, 2), block_layer(16, 24, 24, 8, {1, 8, fast}), block_layer(24, 24, 24, 24, {1, 0, fast}), block_layer(24, 48, 48, 24, {2, 10}),
+        block_layer(48, 48, 48, 24, {1, 10, fast}), head_layer(48, 10)});
+  go(Scalar::bf16, 5, 40, 38, Layout::nchw,
+     {conv_layer(3, 16, 3, 2), block_layer(16, 24, 24, 8, {1, 8}), block_layer(24, 48, 48, 24, {2, 10}), block_layer(48, 48, 48, 24, {1, 10}), head_layer(48, 10)});
+  go(Scalar::f16, 3, 40, 38, Layout::nhwc, {conv_layer(3, 16, 3, 2), block_layer(16, 24, 24, 8, {1, 8, true}), block_layer(24, 24, 24, 8, {1, 8, true})});
+  // maps that grow while images go through one at a time, buffers used in turn, and then a step that takes all of them
+  for (const Scalar type : {Scalar::f32, Scalar::bf16})
+    go(type, 3, 28, 28, Layout::nchw, {conv_layer(3, 4, 3, 1), block_layer(4, 8, 8, 8), block_layer(8, 8, 24, 8), head_layer(24, 10)});
+  // no stem: every layout of the input
+  for (int i = 0; i < kLayouts; i++)
+    go(i % 2 ? Scalar::bf16 : Scalar::f32, 2, 7, 9, static_cast<Layout>(i), {block_layer(24, 16, 24, 8, {1, 3, i % 2 == 0}), block_layer(24, 24, 24, 24)});
+  go(Scalar::f16, 5, 9, 7, Layout::nchw, {block_layer(24, 16, 24, 8, {1, 3, true}), block_layer(24, 24, 56, 24, {2})});
+  // wide groups; the largest squeeze width; more channels than tiles
+  go(Scalar::f32, 2, 9, 8, Layout::nhwc, {block_layer(16, 112, 56, 56, {2, 42}), block_layer(56, 56, 56, 56, {1, 42, true}), block_layer(56, 120, 120, 120), head_layer(120, 33)});
+  go(Scalar::bf16, 1, 4, 4, Layout::nhwc, {block_layer(16, 232, 40, 232), block_layer(40, 40, 40, 40, {1, 10}), head_layer(40, 1000)});
+  // a convolution between blocks, grouped; a 1x1 map; SiLU; a projection that the shapes do not need
+  for (const Scalar type : {Scalar::f32, Scalar::bf16})
+    go(type, 4, 6, 5, Layout::nchw, {conv_layer(3, 10, 5, 2, 1, Activation::silu), block_layer(10, 16, 10, 8, {1, 4, false, Activation::silu}, true),
+                                     conv_layer(10, 20, 3, 2, 5, Activation::none), block_layer(20, 16, 20, 16, {2, 0, false, Activation::silu}), head_layer(20, 0)});
+  go(Scalar::f32, 1, 1, 1, Layout::nhwc, {block_layer(8, 8, 8, 8, {1, 8, true}), block_layer(8, 24, 8, 24, {1, 0, true}), head_layer(8, 5)});
+  go(Scalar::f32, 3, 6, 5, Layout::expanded, {head_layer(10, 0)});
+  go(Scalar::bf16, 3, 6, 5, Layout::nhwc_odd, {head_layer(10, 17)});
+  go(Scalar::f32, 0, 6, 5, Layout::nchw, {conv_layer(3, 8, 3, 2), head_layer(8, 17)});
+  for (int i = 0; i < random_cases; i++) {
+    const Scalar type = random.pick({Scalar::f32, Scalar::f32, Scalar::bf16, Scalar::f16});
+    go(type, 1 + random.below(4), 1 + random.below(20), 1 + random.below(20), static_cast<Layout>(random.below(kLayouts)), any(random, type == Scalar::bf16));
+  }
+}

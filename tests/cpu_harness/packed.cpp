@@ -1,0 +1,148 @@
+#include "packed.h"
+
+#include <cmath>
+
+#include "check.h"
+
+namespace {
+
+struct Blob {
+  Scalar type;
+  size_t unit;
+  std::vector<double> values{};
+
+  void align() { values.resize((values.size() + unit - 1) / unit * unit); }
+  // matrix (rows, k) -> panels of 16 lanes, the last of 8 where 8 suffice; bfloat16 in pairs along k
+  void panels(const double* matrix, int64_t rows, int64_t k) {
+    const int64_t pair = type == Scalar::bf16 ? 2 : 1;
+    for (int64_t first = 0; first < rows; first += 16) {
+      const int64_t lanes = rows - first > 8 ? 16 : 8;
+      for (int64_t step = 0; step < k; step += pair)
+        for (int64_t lane = 0; lane < lanes; lane++)
+          for (int64_t i = step; i < step + pair; i++)
+            values.push_back(first + lane < rows && i < k ? matrix[(first + lane) * k + i] : 0);
+    }
+  }
+  void section(const std::vector<double>& matrices, int64_t count, int64_t rows, int64_t k) {
+    for (int64_t i = 0; i < count; i++) panels(matrices.data() + i * rows * k, rows, k);
+    align();
+  }
+  void section(const std::vector<double>& plain) {
+    values.insert(values.end(), plain.begin(), plain.end());
+    align();
+  }
+  Guarded memory() const {
+    Guarded memory(values.size() * static_cast<size_t>(scalar_bytes(type)));
+    for (size_t i = 0; i < values.size(); i++) put(memory.data(), type, static_cast<int64_t>(i), values[i]);
+    memory.protect();
+    return memory;
+  }
+};
+
+std::vector<double> numbers(Random& random, Scalar type, int64_t count, double scale) {
+  std::vector<double> out;
+  for (int64_t i = 0; i < count; i++) out.push_back(round_to(type, random.normal() * scale));
+  return out;
+}
+
+void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& params) {
+  const int64_t width = l.group_width, k = l.c_mid + (l.projection ? l.c_in : 0);
+  const auto root = [](double v) { return std::sqrt(v); };
+  l.a = numbers(random, type, l.c_mid * l.c_in, root(2.0 / static_cast<double>(l.c_in)));
+  l.b = numbers(random, type, l.c_mid * 9 * width, root(2.0 / (9.0 * static_cast<double>(width))));
+  l.c = numbers(random, type, l.c_out * l.c_mid, root(0.5 / static_cast<double>(l.c_mid)));
+  if (l.projection) l.shortcut = numbers(random, type, l.c_out * l.c_in, root(1.0 / static_cast<double>(l.c_in)));
+  weights.section(l.a, 1, l.c_mid, l.c_in);
+  weights.section(l.b, l.c_mid / width, width, 9 * width);
+  std::vector<double> joint;
+  for (int64_t o = 0; o < l.c_out; o++) {
+    joint.insert(joint.end(), l.c.begin() + o * l.c_mid, l.c.begin() + (o + 1) * l.c_mid);
+    if (l.projection) joint.insert(joint.end(), l.shortcut.begin() + o * l.c_in, l.shortcut.begin() + (o + 1) * l.c_in);
+  }
+  weights.section(joint, 1, l.c_out, k);
+  if (l.winograd) {
+    std::vector<double> u(static_cast<size_t>(36 * l.c_mid * width));
+    for (int64_t o = 0; o < l.c_mid; o++)
+      for (int64_t i = 0; i < width; i++) {
+        double filter[9], transformed[36];
+        for (int64_t t = 0; t < 9; t++) filter[t] = l.b[static_cast<size_t>((o * 9 + t) * width + i)];
+        winograd_weights(filter, transformed);
+        for (int64_t t = 0; t < 36; t++) u[static_cast<size_t>(((o / width * 36 + t) * width + o % width) * width + i)] = transformed[t];
+      }
+    weights.section(u, 36 * l.c_mid / width, width, width);
+  }
+  params.section(l.a_bias = numbers(random, Scalar::f32, l.c_mid, 0.3));
+  params.section(l.b_bias = numbers(random, Scalar::f32, l.c_mid, 0.3));
+  if (l.squeeze) {
+    params.section(l.se_w1 = numbers(random, Scalar::f32, l.squeeze * l.c_mid, root(2.0 / static_cast<double>(l.c_mid))));
+    params.section(l.se_b1 = numbers(random, Scalar::f32, l.squeeze, 0.3));
+    l.se_w2 = numbers(random, Scalar::f32, l.c_mid * l.squeeze, root(4.0 / static_cast<double>(l.squeeze)));
+    std::vector<double> transposed;
+    for (int64_t s = 0; s < l.squeeze; s++)
+      for (int64_t c = 0; c < l.c_mid; c++) transposed.push_back(l.se_w2[static_cast<size_t>(c * l.squeeze + s)]);
+    params.section(transposed);
+    params.section(l.se_b2 = numbers(random, Scalar::f32, l.c_mid, 0.3));
+  }
+  params.section(l.c_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
+}
+
+}  // namespace
+
+Layer conv_layer(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, int64_t groups, Activation activation) {
+  return {StepKind::conv, c_in, 0, c_out, kernel, stride, kernel / 2, c_in / groups, 0, false, false, activation, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+}
+
+Layer block_layer(int64_t c_in, int64_t c_mid, int64_t c_out, int64_t group_width, BlockShape shape, bool always_project) {
+  const bool projection = always_project || c_in != c_out || shape.stride != 1;
+  return {StepKind::block, c_in, c_mid, c_out, 3, shape.stride, 1, group_width, shape.squeeze, projection, shape.winograd, shape.activation,
+          {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+}
+
+Layer head_layer(int64_t c_in, int64_t c_out) {
+  return {StepKind::head, c_in, 0, c_out, 0, 1, 0, 0, 0, false, false, Activation::none, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+}
+
+Network pack(Random& random, Type type, std::vector<Layer> layers) {
+  const Scalar scalar = type == Type::f32 ? Scalar::f32 : Scalar::bf16;
+  Blob weights{scalar, 32}, params{Scalar::f32, 16};
+  Network network{type, {}, {1, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
+  for (Layer& l : layers) {
+    network.program.insert(network.program.end(), {static_cast<int64_t>(l.kind), l.c_in, l.c_mid, l.c_out, l.kernel, l.stride, l.padding, l.group_width, l.squeeze,
+                                                   l.projection, static_cast<int64_t>(l.activation), static_cast<int64_t>(weights.values.size()),
+                                                   static_cast<int64_t>(params.values.size()), l.winograd, 0, 0});
+    if (l.kind == StepKind::conv) {
+      const int64_t groups = l.c_in / l.group_width, k = l.kernel * l.kernel * l.group_width;
+      l.b = numbers(random, Scalar::f32, l.c_out * k, std::sqrt(2.0 / static_cast<double>(k)));
+      params.section(l.b, groups, l.c_out / groups, k);
+      params.section(l.b_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
+    } else if (l.kind == StepKind::block) {
+      pack_block(random, scalar, l, weights, params);
+    } else if (l.c_out) {
+      l.c = numbers(random, scalar, l.c_out * l.c_in, std::sqrt(1.0 / static_cast<double>(l.c_in)));
+      weights.section(l.c, 1, l.c_out, l.c_in);
+      params.section(l.c_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
+    }
+  }
+  network.layers = std::move(layers);
+  network.weights = weights.memory();
+  network.params = params.memory();
+  network.weights_count = static_cast<int64_t>(weights.values.size());
+  network.params_count = static_cast<int64_t>(params.values.size());
+  return network;
+}
+
+std::string describe(const Network& network) {
+  std::string out;
+  for (const Layer& l : network.layers) {
+    char line[160];
+    if (l.kind == StepKind::conv)
+      std::snprintf(line, sizeof line, " | conv %ld>%ld k%ld s%ld width %ld", l.c_in, l.c_out, l.kernel, l.stride, l.group_width);
+    else if (l.kind == StepKind::block)
+      std::snprintf(line, sizeof line, " | block %ld>%ld>%ld s%ld width %ld se %ld%s%s %s", l.c_in, l.c_mid, l.c_out, l.stride, l.group_width, l.squeeze,
+                    l.projection ? " proj" : "", l.winograd ? " winograd" : "", name(l.activation));
+    else
+      std::snprintf(line, sizeof line, " | head %ld>%ld", l.c_in, l.c_out);
+    out += line;
+  }
+  return out;
+}

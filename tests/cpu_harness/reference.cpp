@@ -1,0 +1,131 @@
+#include "reference.h"
+
+#include <algorithm>
+#include <cmath>
+
+void convolve(const Window& p, const Doubles& x, const Doubles& weights, Doubles& y, Doubles* magnitude, const Doubles* x_variance,
+              Doubles* variance) {
+  const int64_t count = p.images * p.out_h() * p.out_w() * p.out_channels, width = p.group_in();
+  y.assign(static_cast<size_t>(count), 0);
+  if (magnitude) magnitude->assign(y.size(), 0);
+  if (variance) variance->assign(y.size(), 0);
+  size_t at = 0;
+  for (int64_t n = 0; n < p.images; n++)
+    for (int64_t oh = 0; oh < p.out_h(); oh++)
+      for (int64_t ow = 0; ow < p.out_w(); ow++)
+        for (int64_t o = 0; o < p.out_channels; o++, at++) {
+          const int64_t group = o / (p.out_channels / p.groups);
+          double sum = 0, size = 0, spread = 0;
+          for (int64_t i = 0; i < p.kernel_h; i++) {
+            const int64_t row = oh * p.stride + i - p.padding;
+            if (row < 0 || row >= p.h) continue;
+            for (int64_t j = 0; j < p.kernel_w; j++) {
+              const int64_t column = ow * p.stride + j - p.padding;
+              if (column < 0 || column >= p.w) continue;
+              const int64_t from = ((n * p.h + row) * p.w + column) * p.channels + group * width;
+              const double* a = x.data() + from;
+              const double* b = weights.data() + ((o * p.kernel_h + i) * p.kernel_w + j) * width;
+              for (int64_t k = 0; k < width; k++) sum += a[k] * b[k], size += std::fabs(a[k] * b[k]);
+              if (variance)
+                for (int64_t k = 0; k < width; k++) spread += b[k] * b[k] * (*x_variance)[static_cast<size_t>(from + k)];
+            }
+          }
+          y[at] = sum;
+          if (magnitude) (*magnitude)[at] = size;
+          if (variance) (*variance)[at] = spread;
+        }
+}
+
+double activate(double v, Activation a) {
+  if (a == Activation::relu) return std::max(v, 0.0);
+  return a == Activation::silu ? v / (1 + std::exp(-v)) : v;
+}
+
+namespace {
+
+const double kHalfRoot = std::sqrt(0.5), kRoot = std::sqrt(2.0);
+const double kPoints[5] = {0, kHalfRoot, -kHalfRoot, kRoot, -kRoot};
+
+// Toom-Cook by Lagrange interpolation; Lavin and Gray (arXiv 1509.09308) give the same form for 0, +-1, +-2.
+struct Matrices {
+  double g[6][3] = {}, bt[6][6] = {}, at[4][6] = {};
+  Matrices() {
+    for (int p = 0; p < 5; p++) {
+      double product[6] = {1}, scale = 1;  // of (x - q) over the other points
+      for (int q = 0, degree = 0; q < 5; q++) {
+        if (q == p) continue;
+        scale *= kPoints[p] - kPoints[q];
+        for (int i = ++degree; i >= 0; i--) product[i] = (i ? product[i - 1] : 0) - kPoints[q] * product[i];
+      }
+      for (int i = 0; i < 6; i++) bt[p][i] = product[i];
+      for (int i = 0; i < 3; i++) g[p][i] = std::pow(kPoints[p], i) / scale;
+      for (int i = 0; i < 4; i++) at[i][p] = std::pow(kPoints[p], i);
+    }
+    double all[6] = {1};
+    for (int q = 0; q < 5; q++)
+      for (int i = q + 1; i >= 0; i--) all[i] = (i ? all[i - 1] : 0) - kPoints[q] * all[i];
+    for (int i = 0; i < 6; i++) bt[5][i] = all[i];
+    g[5][2] = at[3][5] = 1;
+  }
+};
+const Matrices m;
+
+}  // namespace
+
+void winograd_weights(const double filter[9], double u[36]) {
+  for (int i = 0; i < 6; i++)
+    for (int j = 0; j < 6; j++) {
+      double sum = 0;
+      for (int a = 0; a < 3; a++)
+        for (int b = 0; b < 3; b++) sum += m.g[i][a] * filter[a * 3 + b] * m.g[j][b];
+      u[i * 6 + j] = sum;
+    }
+}
+
+void winograd_magnitude(const Window& p, const Doubles& x, const Doubles& weights, Doubles& magnitude) {
+  const int64_t width = p.group_in();
+  std::vector<double> u(static_cast<size_t>(p.channels * width * 36)), v(static_cast<size_t>(p.channels * 36));
+  for (int64_t o = 0; o < p.channels; o++)
+    for (int64_t k = 0; k < width; k++) {
+      double filter[9];
+      for (int t = 0; t < 9; t++) filter[t] = weights[static_cast<size_t>((o * 9 + t) * width + k)];
+      winograd_weights(filter, u.data() + (o * width + k) * 36);
+    }
+  magnitude.assign(static_cast<size_t>(p.images * p.h * p.w * p.channels), 0);
+  for (int64_t n = 0; n < p.images; n++)
+    for (int64_t ty = 0; ty < p.h; ty += 4)
+      for (int64_t tx = 0; tx < p.w; tx += 4) {
+        for (int64_t c = 0; c < p.channels; c++) {
+          double d[6][6] = {}, half[6][6];
+          for (int i = 0; i < 6; i++)
+            for (int j = 0; j < 6; j++) {
+              const int64_t row = ty + i - 1, column = tx + j - 1;
+              if (row >= 0 && row < p.h && column >= 0 && column < p.w)
+                d[i][j] = std::fabs(x[static_cast<size_t>(((n * p.h + row) * p.w + column) * p.channels + c)]);
+            }
+          for (int i = 0; i < 6; i++)
+            for (int j = 0; j < 6; j++) {
+              half[i][j] = 0;
+              for (int a = 0; a < 6; a++) half[i][j] += std::fabs(m.bt[i][a]) * d[a][j];
+            }
+          for (int i = 0; i < 6; i++)
+            for (int j = 0; j < 6; j++) {
+              double sum = 0;
+              for (int a = 0; a < 6; a++) sum += half[i][a] * std::fabs(m.bt[j][a]);
+              v[static_cast<size_t>(c * 36 + i * 6 + j)] = sum;
+            }
+        }
+        for (int64_t o = 0; o < p.channels; o++) {
+          double products[36] = {};
+          for (int64_t k = 0; k < width; k++)
+            for (int t = 0; t < 36; t++)
+              products[t] += std::fabs(u[static_cast<size_t>((o * width + k) * 36 + t)]) * v[static_cast<size_t>((o / width * width + k) * 36 + t)];
+          for (int i = 0; i < 4 && ty + i < p.h; i++)
+            for (int j = 0; j < 4 && tx + j < p.w; j++) {
+              double sum = 0;
+              for (int t = 0; t < 36; t++) sum += std::fabs(m.at[i][t / 6] * m.at[j][t % 6]) * products[t];
+              magnitude[static_cast<size_t>(((n * p.h + ty + i) * p.w + tx + j) * p.channels + o)] = sum;
+            }
+        }
+      }
+}

@@ -1,0 +1,29 @@
+// The same mathematics in double precision, loop by loop, with what the error bounds need.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+using regnet_kernels::cpu::Activation;
+using Doubles = std::vector<double>;
+
+struct Window {
+  int64_t images, channels, h, w, out_channels, kernel_h, kernel_w, groups, stride, padding;
+  int64_t out_h() const { return (h + 2 * padding - kernel_h) / stride + 1; }
+  int64_t out_w() const { return (w + 2 * padding - kernel_w) / stride + 1; }
+  int64_t group_in() const { return channels / groups; }
+  int64_t terms() const { return group_in() * kernel_h * kernel_w; }
+};
+
+// x: NHWC; weights: (O, kh, kw, C / groups). y: NHWC, without bias. magnitude: the same sums of |x| |w|, or null.
+// variance: given x's variances, sums of w^2 variance, or null.
+void convolve(const Window& window, const Doubles& x, const Doubles& weights, Doubles& y, Doubles* magnitude,
+              const Doubles* x_variance = nullptr, Doubles* variance = nullptr);
+
+double activate(double v, Activation a);
+
+// Winograd F(4x4, 3x3): the transformed weights of a 3x3 filter, and, for the error bound of a stride-1 padded 3x3
+// convolution, the sums of |A| |A| (|U| |B| |B| |x|), NHWC, which no intermediate result of the algorithm exceeds.
+void winograd_weights(const double filter[9], double u[36]);
+void winograd_magnitude(const Window& window, const Doubles& x, const Doubles& weights, Doubles& magnitude);

@@ -1,0 +1,95 @@
+// The Winograd kernel of a table against a direct convolution in double precision. Every intermediate result is at most
+// |A| |A| (|U| |B| |B| |x|) (reference.h); each pass of a transform rounds at most 6 times (products with rounded constants
+// included), the weights once, the product sums `group width` times: gamma(group width + 32) in all, bias and sums included.
+#include <cmath>
+
+#include "check.h"
+#include "cpu/isa.h"
+
+namespace {
+
+void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t width, int64_t h, int64_t w, Activation activation, bool pool) {
+  char label[160];
+  std::snprintf(label, sizeof label, "winograd %ld images, %ld groups of %ld, %ldx%ld, %s%s", images, groups, width, h, w, name(activation), pool ? ", pool" : "");
+  begin(report, label);
+  const int64_t channels = groups * width, tiles_h = (h + 3) / 4, tiles_w = (w + 3) / 4, padded_h = tiles_h * 4 + 2, padded_w = tiles_w * 4 + 2;
+  const Tensor x = random_tensor(random, Scalar::f32, images, channels, h, w, Layout::nhwc);
+  const Tensor weight = random_tensor(random, Scalar::f32, channels, width, 3, 3, Layout::nhwc, 1 / std::sqrt(9.0 * static_cast<double>(width)));
+  const Floats bias = random_floats(random, channels, 1);
+
+  Guarded padded(static_cast<size_t>(images * padded_h * padded_w * channels) * 4);
+  std::memset(padded.data(), 0, padded.bytes());
+  for (int64_t n = 0; n < images; n++)
+    for (int64_t i = 0; i < h; i++)
+      std::memcpy(padded.as<float>() + ((n * padded_h + i + 1) * padded_w + 1) * channels,
+                  static_cast<const float*>(x.view.data) + (n * h + i) * w * channels, static_cast<size_t>(w * channels) * 4);
+  padded.protect();
+  const int64_t lanes = panel_lanes(width);
+  Guarded u(static_cast<size_t>(groups * 36 * lanes * width) * 4);
+  std::memset(u.data(), 0, u.bytes());
+  for (int64_t o = 0; o < channels; o++)
+    for (int64_t k = 0; k < width; k++) {
+      double filter[9], transformed[36];
+      for (int64_t t = 0; t < 9; t++) filter[t] = weight.values[static_cast<size_t>((o * 9 + t) * width + k)];
+      winograd_weights(filter, transformed);
+      const int64_t row = o % width, panel = row / kPanel, in_panel = std::min<int64_t>(kPanel, lanes - panel * kPanel);
+      for (int64_t t = 0; t < 36; t++)
+        u.as<float>()[((o / width * 36 + t) * lanes + panel * kPanel) * width + k * in_panel + row % kPanel] = static_cast<float>(transformed[t]);
+    }
+  u.protect();
+
+  Guarded y(x.memory.bytes()), scratch(static_cast<size_t>(winograd_scratch_words(width)) * 4);
+  const int64_t tiles = tiles_h * tiles_w, slots = pool ? 2 * images : 1;
+  Guarded pools(static_cast<size_t>(slots * channels) * 4);
+  Winograd args{};
+  args.x = padded.as<float>(), args.u = u.as<float>(), args.bias = bias.data();
+  args.x_pixel = channels, args.x_row = channels * padded_w, args.x_image = channels * padded_w * padded_h;
+  args.groups = static_cast<int>(groups), args.group_width = static_cast<int>(width);
+  args.y = y.as<float>();
+  args.y_pixel = channels, args.y_row = channels * w, args.y_image = channels * w * h;
+  args.activation = activation;
+  args.pool = pool ? pools.as<float>() : nullptr;
+  args.out_h = static_cast<int>(h), args.out_w = static_cast<int>(w);
+  args.tiles_h = static_cast<int>(tiles_h), args.tiles_w = static_cast<int>(tiles_w);
+  const int64_t rounds = pool ? images : 1, in_round = pool ? tiles : images * tiles;
+  for (int64_t round = 0; round < rounds; round++)
+    for (int64_t part = 0; part < 2; part++)
+      for (int64_t split = 0; split < 2; split++) {
+        WinogradTask task{};
+        task.tile0 = round * tiles + in_round * part / 2, task.tile1 = round * tiles + in_round * (part + 1) / 2;
+        task.group0 = static_cast<int>(groups * split / 2), task.group1 = static_cast<int>(groups * (split + 1) / 2);
+        task.pool_slot = round * 2 + part;
+        scratch.poison();
+        kernels().winograd(args, task, scratch.as<float>());
+      }
+
+  const Window window{images, channels, h, w, channels, 3, 3, groups, 1, 1};
+  Doubles want, bound, pooled(static_cast<size_t>(images * channels)), pooled_bound(pooled.size()), got(pooled.size());
+  convolve(window, x.values, weight.values, want, nullptr);
+  winograd_magnitude(window, x.values, weight.values, bound);
+  for (size_t i = 0; i < want.size(); i++) {
+    const size_t o = i % static_cast<size_t>(channels), slot = i / static_cast<size_t>(h * w * channels) * static_cast<size_t>(channels) + o;
+    want[i] = activate(want[i] + bias.values[o], activation);
+    bound[i] = activation_slope(activation) * gamma_of(static_cast<double>(width + 32)) * (bound[i] + std::fabs(bias.values[o])) + activation_error(want[i], activation);
+    pooled[slot] += want[i];
+    pooled_bound[slot] += bound[i] + gamma_of(static_cast<double>(h * w + 2)) * (std::fabs(want[i]) + bound[i]);
+  }
+  compare_bound(report, label, y.data(), Scalar::f32, want, bound);
+  if (!pool) return;
+  Guarded sums(pooled.size() * 4);
+  for (int64_t n = 0; n < images; n++)
+    for (int64_t c = 0; c < channels; c++)
+      sums.as<float>()[n * channels + c] = pools.as<float>()[2 * n * channels + c] + pools.as<float>()[(2 * n + 1) * channels + c];
+  compare_bound(report, std::string(label) + " (sums)", sums.data(), Scalar::f32, pooled, pooled_bound);
+}
+
+}  // namespace
+
+void winograd_cases(Report& report, Random& random) {
+  for (const int64_t width : {8, 16, 24, 40, 48, 56, 64, 72})
+    run(report, random, 1 + random.below(3), 1 + random.below(3), width, 3 + random.below(9), 3 + random.below(9),
+        random.pick({Activation::none, Activation::relu, Activation::silu}), random.chance(0.5));
+  run(report, random, 2, 3, 8, 1, 1, Activation::relu, true);
+  run(report, random, 1, 2, 24, 8, 8, Activation::silu, true);
+  run(report, random, 3, 1, 16, 30, 23, Activation::relu, false);  // more tiles than are transformed together
+}
