@@ -112,6 +112,7 @@ class Builder {
       const Step& s = steps_[i];
       const Map& m = maps_[i];
       const int64_t g = m.group, out_area = m.out_h * m.out_w;
+      if (i == 0) io_bytes_ = std::max(io_bytes_, x_.n * x_.h * x_.w * x_.c * pixel_);  // a copy of the input
       if (s.kind == StepKind::head) {
         sums_ = std::max(sums_, x_.n * s.c_in);
         gate_ = std::max(gate_, x_.n * s.c_in);
@@ -119,7 +120,6 @@ class Builder {
         continue;
       }
       io_bytes_ = std::max(io_bytes_, x_.n * out_area * s.c_out * pixel_);
-      if (i == 0) io_bytes_ = std::max(io_bytes_, x_.n * x_.h * x_.w * x_.c * pixel_);
       if (s.kind == StepKind::conv) {
         padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
       } else {

@@ -54,7 +54,8 @@ REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
   }
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
-    const uint32_t s = xp[p][k];
+    uint32_t s;  // pairs of bfloat16 may begin at any even address
+    __builtin_memcpy(&s, (const char*)(xp[p] + k), 4);
 #pragma GCC unroll 16
     for (int v = 0; v < V; v++) acc[p][v] = Dot::dot(acc[p][v], s, b[v]);
   }
