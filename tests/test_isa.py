@@ -20,7 +20,7 @@ def test_ops_under(isa):
         # large buffers, which would come zeroed from the kernel, are filled too.
         "MALLOC_PERTURB_": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TOP_PAD_": str(1 << 26),
     }
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=quick", "-k",
+    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=quick", "-k",
                            "not eager", str(TESTS / "test_ops.py")], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout.splitlines()[-1]

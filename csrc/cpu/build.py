@@ -41,7 +41,7 @@ def find_compiler() -> str:
     for name in [named] if named else ["g++", "clang++", "c++"]:
         if shutil.which(shlex.split(name)[0]):
             return name
-    raise BuildError(f"no C++ compiler found (looked for {named or 'g++, clang++, c++'}); install g++ >= 11 or set CXX, "
+    raise BuildError(f"no C++ compiler found (looked for {named or 'g++, clang++, c++'}); install g++ >= 12 or set CXX, "
                      "or set REGNET_KERNELS_BUILD_CPU=0 to install without the CPU kernels")
 
 

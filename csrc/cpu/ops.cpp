@@ -171,7 +171,7 @@ double fma_peak(double seconds, int workers, const Fork& fork) {
   const auto deadline = clock::now() + std::chrono::duration<double>(seconds);
   fork(workers, [&](int worker) {
     float sink[4] = {1.0f, 0.999f, 0.001f, 0.0f};
-    double best = 0;  // of slices of about a millisecond: what the core gives when nothing else takes it
+    double best = 0;  // of slices of some tens of microseconds: what the core gives when nothing else takes it
     do {
       const auto start = clock::now();
       const double flops = k.fma_burst(20'000, sink);

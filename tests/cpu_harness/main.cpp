@@ -1,4 +1,4 @@
-// harness [--seed N] [--random N] [conv|winograd|squeeze|network|format ...]
+// harness [--seed N] [--random N] [conv|winograd|squeeze|network|format ...], or harness --tables: the names of those that run
 // Checks the kernels of the table in use against double precision. Names each case on stderr; the last line on stdout sums up.
 #include <cinttypes>
 #include <exception>
@@ -16,6 +16,10 @@ int main(int argc, char** argv) {
     if (argument == "--seed" && i + 1 < argc) seed = std::strtoull(argv[++i], nullptr, 10);
     else if (argument == "--random" && i + 1 < argc) random_cases = std::atoi(argv[++i]);
     else wanted.push_back(argument);
+  }
+  if (wanted == std::vector<std::string>{"--tables"}) {
+    for (const Kernels* k : supported_kernels()) std::printf("%s\n", k->name);
+    return 0;
   }
   const auto wants = [&](const char* part) {
     for (const std::string& w : wanted)

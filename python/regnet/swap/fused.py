@@ -193,7 +193,7 @@ def _expect_same_steps(given: PackedNetwork, own: PackedNetwork) -> None:
         raise ValueError(f"the state dict holds {len(given)} steps, this network {len(own)}; load the state of the same model")
     for index, pair in enumerate(zip(given.specs, own.specs)):
         # where the sections lie, and whether there is a Winograd form, is not what the network computes
-        a, b = ({k: v for k, v in vars(spec).items() if k != "winograd" and not k.endswith("_offset")} for spec in pair)
+        a, b = ({k: v for k, v in spec._asdict().items() if k != "winograd" and not k.endswith("_offset")} for spec in pair)
         if a != b:
             wrong = next(key for key in b if a[key] != b[key])
             values = f"{wrong} {a[wrong]}, this network's has {b[wrong]}"
