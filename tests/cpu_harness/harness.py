@@ -68,8 +68,8 @@ EMULATED = {  # flags in place of the instruction set's own
 }
 VARIANTS = {variant.name: variant for variant in [
     Variant("native", tuple(build.isas())),
-    Variant("emulated-avx512", ("avx512",), None, ("-O1", *EMULATED["avx512"]), one_table=True, strict=True),
-    Variant("emulated-avx512_bf16", ("avx512_bf16",), None, ("-O1", *EMULATED["avx512_bf16"]), one_table=True, strict=True),
+    Variant("emulated-avx512", ("avx512",), None, ("-O0", *EMULATED["avx512"]), one_table=True, strict=True),
+    Variant("emulated-avx512_bf16", ("avx512_bf16",), None, ("-O0", *EMULATED["avx512_bf16"]), one_table=True, strict=True),
     Variant("sanitized", tuple(build.isas())[:2], (*CHECKS, *SANITIZE), TILES, strict=True, link=SANITIZE),
     Variant("threads", tuple(build.isas())[:1], (*CHECKS, "-fsanitize=thread"), (), one_table=True, link=("-fsanitize=thread",)),
     Variant("aarch64", ("baseline",), ("-O1",), (), one_table=True, strict=True, cross=True, link=("-static",)),
@@ -88,7 +88,8 @@ class Builds:
         self.extension = {job.output.name: job for job in build.jobs(ROOT / "build" / "native-cpu", Path())}
         plans = {name: self._objects(VARIANTS[name]) for name in dict.fromkeys(wanted)}
         jobs = [job for plan in plans.values() for job in plan]
-        for job in sorted(jobs, key=lambda job: "kernels" not in job.output.name):  # the longest first
+        # what all need, then the longest
+        for job in sorted(jobs, key=lambda job: ("own" not in job.output.name, "kernels" not in job.output.name)):
             if job.output not in self.objects:
                 self.objects[job.output] = self.pool.submit(_compile, job)
         for name, plan in plans.items():
