@@ -2,7 +2,6 @@
 architecture, and under sanitizers. What is checked and to what bounds: tests/cpu_harness/*_cases.cpp."""
 
 import importlib.util
-import platform
 import shutil
 import subprocess
 import sys
@@ -23,8 +22,7 @@ def _harness_module():
 
 
 harness = _harness_module()
-X86 = platform.machine() in ("x86_64", "AMD64")
-NO_CROSS = ("needs {} on the PATH (Debian: apt-get install g++-aarch64-linux-gnu qemu-user): aarch64 is not tested")
+NO_CROSS = "needs {} on the PATH (Debian: apt-get install g++-aarch64-linux-gnu qemu-user): aarch64 is not tested"
 
 
 def _runs():
@@ -46,7 +44,9 @@ def builds(request, tmp_path_factory):
     """Compiles at once what the selected tests need."""
     wanted = [item.callspec.params["variant"] for item in request.session.items
               if item.path == Path(__file__) and "variant" in getattr(getattr(item, "callspec", None), "params", {})]
-    return harness.Builds(tmp_path_factory.mktemp("cpu_harness"), [name for name in wanted if not _missing(name)])
+    made = harness.Builds(tmp_path_factory.mktemp("cpu_harness"), [name for name in wanted if not _missing(name)])
+    yield made
+    made.close()
 
 
 def _missing(variant):
@@ -61,8 +61,9 @@ def test_matches_double_precision(builds, variant, isa, random_cases, parts):
     done = builds.run(variant, "--random", str(random_cases), *parts, isa=None if harness.VARIANTS[variant].one_table else isa)
     told = [line for line in done.stderr.splitlines() if line.startswith("FAIL")] or done.stderr.splitlines()[-60:]
     print(done.stdout)
-    assert done.returncode == 0, "\n".join([done.stdout, *told])
-    assert done.stdout.startswith(f"table {isa}, seed ") and done.stdout.splitlines()[-1].startswith("ok: ")
+    status, lines = done.returncode, done.stdout.splitlines()
+    assert status == 0, "\n".join([done.stdout, *told])
+    assert lines[0].startswith(f"table {isa}, seed ") and lines[-1].startswith("ok: ")
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (binutils): the objects' symbols are not looked at")

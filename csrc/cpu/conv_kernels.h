@@ -7,6 +7,7 @@ struct Tile {
   const int64_t* x2_offset; // [P]
   const uint32_t* w;        // first panel of the tile
   const int64_t* y_offset;  // [P]
+  const int64_t* residual_offset;  // [P]
   int64_t channel;          // first output channel of the tile
   int lanes;                // output channels that exist in the tile (<= its width)
   float* pool;              // this task's sums, or null
@@ -24,7 +25,7 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++)
         ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-          acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.y_offset[p] + first_lane<F, H>(v));
+          acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.residual_offset[p] + first_lane<F, H>(v));
         });
     }
     if (c.activation != Activation::none) {
@@ -68,7 +69,7 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
     float out[V * VL];
     for (int v = 0; v < V; v++) store(out + v * VL, acc[p][v]);
     if (residual)
-      for (int i = 0; i < t.lanes; i++) out[i] += to_float(residual[t.y_offset[p] + i]);
+      for (int i = 0; i < t.lanes; i++) out[i] += to_float(residual[t.residual_offset[p] + i]);
     vf activated[V];
     for (int v = 0; v < V; v++) activated[v] = load(out + v * VL);
     if (c.activation == Activation::silu) silu_all(activated, V);
@@ -168,7 +169,7 @@ REGNET_INLINE void dispatch_pixels(const Tile& t, int pixels_here) {
 
 struct TaskPixels {
   const uint32_t* x;
-  int64_t x_offset[kMaxTaskPixels], x2_offset[kMaxTaskPixels], y_offset[kMaxTaskPixels];
+  int64_t x_offset[kMaxTaskPixels], x2_offset[kMaxTaskPixels], y_offset[kMaxTaskPixels], residual_offset[kMaxTaskPixels];
   int count;
 };
 
@@ -187,6 +188,7 @@ void run_panels(Tile t, const TaskPixels& px) {
     t.x_offset = px.x_offset + at;
     t.x2_offset = px.x2_offset + at;
     t.y_offset = px.y_offset + at;
+    t.residual_offset = px.residual_offset + at;
     if (chained) dispatch_pixels<Dot, P, F, H, true>(t, here);
     else dispatch_pixels<Dot, P, F, H, false>(t, here);
     at += here;
@@ -205,6 +207,7 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
       px.x_offset[i] = n * c.x_image + oh * c.x_row + ow * c.x_pixel;
       px.x2_offset[i] = n * c.x2_image + oh * c.x2_row + ow * c.x2_pixel;
       px.y_offset[i] = n * c.y_image + oh * c.y_row + ow * c.y_pixel;
+      px.residual_offset[i] = n * c.residual_image + oh * c.y_row + ow * c.y_pixel;
       if (++ow == c.out_w) {
         ow = 0;
         if (++oh == c.out_h) oh = 0, n++;

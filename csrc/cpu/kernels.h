@@ -43,7 +43,8 @@ struct Conv {
   Type y_type;
   void* y;
   int64_t y_image, y_row, y_pixel;  // in elements of y
-  const void* residual;     // like y, same strides and type, or null; may be y itself
+  const void* residual;     // like y, of its type, row and pixel stride, or null; may be y itself
+  int64_t residual_image;
   Activation activation;
   const float* gate;        // (images, steps words' channels): scales the input of a 1x1; or null
   int64_t gate_image;

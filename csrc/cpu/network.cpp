@@ -71,7 +71,7 @@ class Builder {
     const char* current = static_cast<const char*>(x_.data);
     const bool first_conv = steps_[0].kind == StepKind::conv;
     if (!first_conv && !(x_.channels_last() && x_.scalar != Scalar::f16)) {
-      plan_.add_load(x_, 0, x_.n, 0, nullptr, type_, io_[0]);
+      plan_.add_load(x_, 0, x_.n, 0, nullptr, type_, io_[0], slot_);
       current = io_[0];
     }
     for (size_t i = 0; i < count;) {
@@ -87,24 +87,29 @@ class Builder {
       current = after;
       i = end;
     }
-    if (half_out_) {
-      const int64_t total = out_count(), parts = std::clamp<int64_t>(total / 16384, 1, 4 * plan_.workers);
-      const float* from = reinterpret_cast<const float*>(current);
-      uint16_t* to = reinterpret_cast<uint16_t*>(out_);
-      plan_.add(static_cast<int>(parts), [=](int t, int) {
-        const int64_t begin = total * t / parts;
-        float_to_half(from + begin, to + begin, total * (t + 1) / parts - begin);
-      });
-    }
+    if (half_out_) add_to_half(current);
     plan_.run(fork);
   }
 
  private:
-  int64_t out_count() const {
+  // Bytes between the images of a map of `pixels` pixels. In the two buffers each image has a slot for the largest map of the
+  // network: steps of one group of images alternate between them, and a larger map must not reach into the next image.
+  int64_t image_bytes(const char* map, int64_t pixels, int64_t channels) const {
+    return map == io_[0] || map == io_[1] ? slot_ : pixels * channels * pixel_;
+  }
+
+  void add_to_half(const char* current) {
     const Step& s = steps_.back();
     const Map& m = maps_.back();
-    if (s.kind == StepKind::head) return x_.n * (s.c_out ? s.c_out : s.c_in);
-    return x_.n * s.c_out * m.out_h * m.out_w;
+    const bool head = s.kind == StepKind::head;  // its rows follow each other
+    const int64_t rounds = head ? 1 : x_.n, stride = head ? 0 : slot_;
+    const int64_t count = head ? x_.n * (s.c_out ? s.c_out : s.c_in) : s.c_out * m.out_h * m.out_w;
+    const int64_t parts = std::clamp<int64_t>(count / 16384, 1, 4 * plan_.workers);
+    uint16_t* const to = reinterpret_cast<uint16_t*>(out_);
+    plan_.add(static_cast<int>(rounds * parts), [=](int t, int) {
+      const int64_t n = t / parts, begin = count * (t % parts) / parts, end = count * (t % parts + 1) / parts;
+      float_to_half(reinterpret_cast<const float*>(current + n * stride) + begin, to + n * count + begin, end - begin);
+    });
   }
 
   void size_buffers() {
@@ -112,14 +117,14 @@ class Builder {
       const Step& s = steps_[i];
       const Map& m = maps_[i];
       const int64_t g = m.group, out_area = m.out_h * m.out_w;
-      if (i == 0) io_bytes_ = std::max(io_bytes_, x_.n * x_.h * x_.w * x_.c * pixel_);  // a copy of the input
+      if (i == 0) slot_ = std::max(slot_, x_.h * x_.w * x_.c * pixel_);  // a copy of the input
       if (s.kind == StepKind::head) {
         sums_ = std::max(sums_, x_.n * s.c_in);
         gate_ = std::max(gate_, x_.n * s.c_in);
         io_bytes_ = std::max(io_bytes_, x_.n * std::max(s.c_in, s.c_out) * 4);
         continue;
       }
-      io_bytes_ = std::max(io_bytes_, x_.n * out_area * s.c_out * pixel_);
+      slot_ = std::max(slot_, out_area * s.c_out * pixel_);
       if (s.kind == StepKind::conv) {
         padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
       } else {
@@ -134,6 +139,8 @@ class Builder {
         }
       }
     }
+    slot_ = (slot_ + 63) / 64 * 64;
+    io_bytes_ = std::max(io_bytes_, x_.n * slot_);
   }
 
   size_t arena_bytes() const {
@@ -187,7 +194,7 @@ class Builder {
     TensorView view = x_;
     if (!is_input) {
       const int64_t c = s.c_in;
-      view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, c * m.in_h * m.in_w, 1, c * m.in_w, c};
+      view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, image_bytes(in, m.in_h * m.in_w, c) / pixel_, 1, c * m.in_w, c};
     }
     plan_.add_load(view, first, images, s.padding, nullptr, Type::f32, padded_);
     border_ = {};
@@ -200,7 +207,9 @@ class Builder {
     c.groups = static_cast<int>(groups);
     c.group_out = static_cast<int>(s.c_out / groups);
     c.activation = s.activation;
-    set_output(c, s.c_out, m, type_, out + first * m.out_h * m.out_w * s.c_out * pixel_);
+    const int64_t out_image = image_bytes(out, m.out_h * m.out_w, s.c_out);
+    set_output(c, s.c_out, m, type_, out + first * out_image);
+    c.y_image = out_image / pixel_;
     plan_.add_conv(c, images);
   }
 
@@ -239,12 +248,14 @@ class Builder {
 
   void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
     const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
-    const char* x = in + first * m.in_h * m.in_w * s.c_in * pixel_;
-    char* const y = out + first * m.out_h * m.out_w * s.c_out * pixel_;
+    const int64_t in_image = image_bytes(in, m.in_h * m.in_w, s.c_in), out_image = image_bytes(out, m.out_h * m.out_w, s.c_out);
+    const char* x = in + first * in_image;
+    char* const y = out + first * out_image;
 
     // 1x1, written into the interior of a padded buffer: the 3x3 then needs no edge tests
     Conv a{};
     set_window(a, plan_, type_, x, m.in_h, m.in_w, s.c_in, 1, 1, 1, 1);
+    a.x_image = in_image / 4;
     a.w = words(s.a);
     a.bias = params_ + s.a_bias;
     a.groups = 1;
@@ -299,10 +310,11 @@ class Builder {
       c.x2 = reinterpret_cast<const uint32_t*>(x);
       c.x2_pixel = in_words * s.stride;
       c.x2_row = in_words * m.in_w * s.stride;
-      c.x2_image = in_words * m.in_w * m.in_h;
+      c.x2_image = in_image / 4;
       c.steps2 = static_cast<int>(in_words);
     } else {
       c.residual = x;
+      c.residual_image = in_image / pixel_;
     }
     c.w = words(s.c);
     c.bias = params_ + s.c_bias;
@@ -310,12 +322,14 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, y);
+    c.y_image = out_image / pixel_;
     plan_.add_conv(c, images);
   }
 
   void add_head(const Step& s, const Map& m, const char* in, char* out) {
     char* const means = s.c_out == 0 ? out : reinterpret_cast<char*>(gate_at_);
-    plan_.add_sum_pixels(type_, in, x_.n, m.in_h * m.in_w, s.c_in, sums_at_, means);
+    const int64_t in_image = image_bytes(in, m.in_h * m.in_w, s.c_in);
+    plan_.add_sum_pixels(type_, in, x_.n, in_image, m.in_h * m.in_w, s.c_in, sums_at_, means);
     if (s.c_out == 0) return;
     Conv c{};
     set_window(c, plan_, type_, means, 1, x_.n, s.c_in, 1, 1, 1, 1);
@@ -340,7 +354,7 @@ class Builder {
   const int64_t pixel_;  // bytes of an activation
   const bool half_out_;
   std::vector<Map> maps_;
-  int64_t io_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
+  int64_t slot_ = 0, io_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
   char *io_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
   float *sums_at_ = nullptr, *hidden_at_ = nullptr, *gate_at_ = nullptr, *pooled_at_ = nullptr;
   Border border_{};

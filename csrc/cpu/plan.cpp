@@ -113,20 +113,21 @@ void Plan::add_squeeze_excite(const SqueezeExcite& s) {
   }});
 }
 
-void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out) {
+void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out, int64_t out_image) {
   const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
+  const int64_t image = out_image ? out_image : rows * row_bytes;
   const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
   phases_.push_back({static_cast<int>(images * parts), [=](int t, int) {
     const int64_t n = t / parts, part = t % parts;
     load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
-              static_cast<char*>(out) + n * rows * row_bytes);
+              static_cast<char*>(out) + n * image);
   }});
 }
 
-void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means) {
+void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t image, int64_t pixels, int64_t channels, float* sums, void* means) {
   const Kernels* kernels = &k;
   phases_.push_back({static_cast<int>(images), [=](int n, int) {
-    kernels->sum_pixels(type, static_cast<const char*>(x) + n * pixels * channels * type_bytes(type), pixels, channels, sums + n * channels);
+    kernels->sum_pixels(type, static_cast<const char*>(x) + n * image, pixels, channels, sums + n * channels);
     if (means)
       kernels->store_scaled(type, sums + n * channels, 1.0f / static_cast<float>(pixels),
                             static_cast<char*>(means) + n * channels * type_bytes(type), channels);
