@@ -26,17 +26,18 @@ NO_CROSS = "needs {} on the PATH (Debian: apt-get install g++-aarch64-linux-gnu 
 
 
 def _runs():
-    """(variant, table or None, random cases, parts of the harness or ()) of every run."""
+    """(variant, table, random cases, parts of the harness or () for all) of every run. The slowest first: it runs while the
+    others are compiled."""
+    yield "aarch64", "baseline", 2, ()
     for isa in CPU_INFO.supported:
         yield "native", isa, 40, ()
-    for isa in ("avx512", "avx512_bf16"):
-        if isa not in CPU_INFO.supported and "avx2" in CPU_INFO.supported:
-            yield f"emulated-{isa}", isa, 20, ()
     for isa in harness.VARIANTS["sanitized"].tables:
         if isa in CPU_INFO.supported:
             yield "sanitized", isa, 10, ()
     yield "threads", "baseline", 6, ("network", "squeeze")
-    yield "aarch64", "baseline", 2, ()
+    for isa in ("avx512", "avx512_bf16"):
+        if isa not in CPU_INFO.supported and "avx2" in CPU_INFO.supported:
+            yield f"emulated-{isa}", isa, 20, ()
 
 
 @pytest.fixture(scope="session")

@@ -225,13 +225,19 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
         float* o = (float*)out;
         int k = 0;
         for (; k + VL <= c.steps; k += VL) store(o + k, load(in + k) * load(gate + k));
-        for (; k < c.steps; k++) o[k] = in[k] * gate[k];
+        for (; k < c.steps; k++) {  // by memcpy: the tiles read these words as another type
+          const float scaled = in[k] * gate[k];
+          __builtin_memcpy(o + k, &scaled, sizeof scaled);
+        }
       } else {
         const uint16_t* in = (const uint16_t*)(c.x + px.x_offset[i]);
         uint16_t* o = (uint16_t*)out;
         int k = 0;
         for (; k + VL <= 2 * c.steps; k += VL) store_lanes<VL>(o + k, from_bf16(in + k) * load(gate + k));
-        for (; k < 2 * c.steps; k++) o[k] = float_to_bf16(bf16_to_float(in[k]) * gate[k]);
+        for (; k < 2 * c.steps; k++) {
+          const uint16_t scaled = float_to_bf16(bf16_to_float(in[k]) * gate[k]);
+          __builtin_memcpy(o + k, &scaled, sizeof scaled);
+        }
       }
       px.x_offset[i] = (int64_t)i * c.steps;
       if (--left == 0) left = area, n++;

@@ -111,7 +111,7 @@ std::vector<Case> telling() {
       {.images = 0, .channels = 16, .h = 4, .w = 4, .out_channels = 8, .gate = true, .pool = true, .workers = 2},
       {.images = 2, .channels = 8, .h = 0, .w = 4, .out_channels = 8, .padding = 1, .pool = true},
       {.images = 2, .channels = 8, .h = 0, .w = 4, .out_channels = 8, .pool = true},
-      {.images = 1, .channels = 32, .h = 61, .w = 53, .out_channels = 72, .activation = relu, .pool = true, .workers = 3, .forking = Forking::threads},
+      {.images = 1, .channels = 16, .h = 61, .w = 53, .out_channels = 56, .activation = relu, .pool = true, .workers = 3, .forking = Forking::threads},
   };
 }
 

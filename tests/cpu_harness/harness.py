@@ -16,7 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,26 +77,27 @@ VARIANTS = {variant.name: variant for variant in [
 
 
 class Builds:
-    """Compiles what the wanted variants need, all at once and each object once; `executable(name)` waits for one of them."""
+    """Compiles what the wanted variants need in the background, in the order in which they are wanted and each object once;
+    `executable(name)` waits for one of them."""
 
     def __init__(self, folder: Path, wanted: list[str], workers: int | None = None):
-        self.folder, self.objects, self.variants = folder, {}, {}
+        self.folder, self.objects = folder, {}
         self.pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
         compiler = shlex.split(build.find_compiler())
         self.compilers = {False: compiler, True: [CROSS]}
         self.rolled = {False: ROLLED if _is_gcc(compiler) else (), True: ROLLED}
         self.extension = {job.output.name: job for job in build.jobs(ROOT / "build" / "native-cpu", Path())}
-        plans = {name: self._objects(VARIANTS[name]) for name in dict.fromkeys(wanted)}
-        jobs = [job for plan in plans.values() for job in plan]
-        # what all need, then the longest
-        for job in sorted(jobs, key=lambda job: ("own" not in job.output.name, "kernels" not in job.output.name)):
-            if job.output not in self.objects:
-                self.objects[job.output] = self.pool.submit(_compile, job)
-        for name, plan in plans.items():
-            self.variants[name] = self.pool.submit(self._link, VARIANTS[name], [self.objects[job.output] for job in plan])
+        self.plans = {name: self._objects(VARIANTS[name]) for name in dict.fromkeys(wanted)}
+        for plan in self.plans.values():
+            for job in plan:
+                if job.output not in self.objects:
+                    self.objects[job.output] = self.pool.submit(_compile, job)
 
     def executable(self, name: str) -> Path:
-        return self.variants[name].result()
+        variant, out = VARIANTS[name], self.folder / f"harness-{name}"
+        paths = [str(self.objects[job.output].result()) for job in self.plans[name]]
+        _compile(Job(out, (*self.compilers[variant.cross], *paths, "-o", str(out), *variant.link, "-pthread"), tuple(map(Path, paths))))
+        return out
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)
@@ -136,7 +137,8 @@ class Builds:
     def _objects(self, v: Variant) -> list[Job]:
         own_flags = ("-O1", "-Wextra", "-g1")
         side = "aarch64-" if v.cross else ""
-        jobs = [self._job(f"{side}own-{stem}.o", HERE / f"{stem}.cpp", own_flags, v.cross) for stem in OWN]
+        jobs = [self._kernels(v, isa) for isa in v.tables]  # first: they take longest
+        jobs += [self._job(f"{side}own-{stem}.o", HERE / f"{stem}.cpp", own_flags, v.cross) for stem in OWN]
         for stem in SHARED + [stem for stem, replaced in (("arena", v.strict), ("isa", v.one_table)) if not replaced]:
             if v.flags is None:
                 jobs.append(self.extension_object(f"{stem}.o"))
@@ -150,21 +152,14 @@ class Builds:
         if v.one_table:
             table = f"-DREGNET_HARNESS_TABLE={v.tables[0]}"
             jobs.append(self._job(f"{side}table-{v.tables[0]}.o", HERE / "one_table.cpp", (*own_flags, table), v.cross))
-        for isa in v.tables:
-            if v.kernel_flags is None:
-                jobs.append(self.extension_object(f"kernels.{isa}.o"))
-                continue
-            instructions = () if v.name.startswith("emulated") else tuple(build.ISA_FLAGS[isa])
-            flags = (*(v.flags or ()), *v.kernel_flags, *instructions, f"-DREGNET_ISA={isa}", *self.rolled[v.cross])
-            jobs.append(self._job(f"{v.name}-kernels.{isa}.o", ROOT / "csrc/cpu/kernels.cpp", flags, v.cross))
         return jobs
 
-    def _link(self, variant: Variant, objects: list[Future]) -> Path:
-        paths = [str(item.result()) for item in objects]
-        out = self.folder / f"harness-{variant.name}"
-        command = [*self.compilers[variant.cross], *paths, "-o", str(out), *variant.link, "-pthread"]
-        Job(out, tuple(command), ()).run()
-        return out
+    def _kernels(self, v: Variant, isa: str) -> Job:
+        if v.kernel_flags is None:
+            return self.extension_object(f"kernels.{isa}.o")
+        instructions = () if v.name.startswith("emulated") else tuple(build.ISA_FLAGS[isa])
+        flags = (*(v.flags or ()), *v.kernel_flags, *instructions, f"-DREGNET_ISA={isa}", *self.rolled[v.cross])
+        return self._job(f"{v.name}-kernels.{isa}.o", ROOT / "csrc/cpu/kernels.cpp", flags, v.cross)
 
 
 def _compile(job: Job) -> Path:
