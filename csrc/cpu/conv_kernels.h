@@ -281,11 +281,10 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     switch (full * 2 + half) {
       case 1: run_panels<Dot, 0, 1>(t, px); break;
       case 2: run_panels<Dot, 1, 0>(t, px); break;
-#if VL == 8
+#if VL >= 8
       case 3: run_panels<Dot, 1, 1>(t, px); break;
 #endif
 #if VL == 16
-      case 3: run_panels<Dot, 1, 1>(t, px); break;
       case 4: run_panels<Dot, 2, 0>(t, px); break;
       case 5: run_panels<Dot, 2, 1>(t, px); break;
       case 6: run_panels<Dot, 3, 0>(t, px); break;

@@ -35,7 +35,6 @@ namespace regnet_kernels::cpu {
 namespace {
 
 #include "vec.h"
-
 #include "tiles.h"
 #include "conv_kernels.h"
 #include "winograd_kernels.h"
@@ -61,13 +60,8 @@ double fma_burst(int64_t iterations, float* sink) {
 
 extern const Kernels REGNET_CAT(kernels_, REGNET_ISA);
 const Kernels REGNET_CAT(kernels_, REGNET_ISA) = {
-    REGNET_STR(REGNET_ISA), VL,
-#if defined(REGNET_NATIVE_BF16)
-    true,
-#else
-    false,
-#endif
-    pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, se_reduce_fc1, se_fc2, sum_pixels, scale_pixels, store_scaled, fma_burst,
+    REGNET_STR(REGNET_ISA), pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, se_reduce_fc1, se_fc2, sum_pixels,
+    scale_pixels, store_scaled, fma_burst,
 };
 
 }  // namespace regnet_kernels::cpu

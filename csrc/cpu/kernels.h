@@ -53,14 +53,14 @@ struct Conv {
 };
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
-// [panel0, panel1) of the flattened (group, panel) order. `scratch` holds at least task_scratch_words().
+// [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for
+// each pixel.
 struct ConvTask {
   int64_t pixel0, pixel1;
   int panel0, panel1;
   int64_t pool_slot;
 };
 inline constexpr int kMaxTaskPixels = 192;
-inline constexpr int64_t task_scratch_words(int64_t gated_steps) { return gated_steps * kMaxTaskPixels; }
 
 // A 3x3 stride-1 grouped convolution in float32 by Winograd's F(4x4, 3x3): each 6x6 input tile and the weights go through
 // a linear transform, 36 products a channel pair replace the 144 of a 4x4 output tile, and a transform brings the sums back.
@@ -104,8 +104,6 @@ struct SqueezeExcite {
 
 struct Kernels {
   const char* name;
-  int vector_lanes;
-  bool native_bf16;
   int pixel_tile;      // pixels of the widest register tile: what a task's pixel count should be a multiple of
   int preferred_panels;  // panels the widest register tile takes together
   void (*conv)(const Conv&, const ConvTask&, uint32_t* scratch);

@@ -14,15 +14,19 @@ constexpr int64_t kTaskMacs = 150'000;
 constexpr int64_t kTasksPerWorker = 4;  // so that a core slowed by its neighbours costs a quarter of a phase, not half
 constexpr int64_t kMinBlockPixels = 48; // each block streams all weights once: keep at least this many pixels against them
 
-}  // namespace
+// How a convolution is cut into tasks: `blocks` runs of pixels (per image where sums are pooled) x `splits` runs of panels.
+struct Cut {
+  int64_t blocks, splits;
+};
 
 // Groups share neither weights nor inputs, so a grouped convolution is cut along them first; a dense one along the pixels,
 // since each run of pixels streams all weights, and only then along the panels.
-Cut cut_conv(const Conv& c, int64_t pixels, int64_t pixel_words, int workers, const Kernels& k) {
+Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k) {
+  const int64_t pixel_words = c.steps * (c.taps > 1 ? 3 : 1) + c.steps2;  // fresh words that an output pixel brings into the cache
   const int64_t panels = c.groups * panel_count(c.group_out);
   const int64_t macs = pixels * c.groups * c.group_out * ((int64_t)c.taps * c.steps + c.steps2) * (c.type == Type::f32 ? 1 : 2);
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
-  int64_t block = std::clamp<int64_t>(kInputWords / std::max<int64_t>(1, pixel_words), 2 * k.pixel_tile, kMaxTaskPixels);
+  int64_t block = std::clamp<int64_t>(kInputWords / pixel_words, 2 * k.pixel_tile, kMaxTaskPixels);
   int64_t blocks = divide_up(pixels, block), splits = 1;
   const int64_t units = divide_up(panels, k.preferred_panels);
   if (c.groups > 1) {
@@ -37,19 +41,23 @@ Cut cut_conv(const Conv& c, int64_t pixels, int64_t pixel_words, int workers, co
   return {blocks, splits};
 }
 
-static int64_t words_per_pixel(const Conv& c) {
-  // fresh words that one output pixel brings into the cache
-  return c.steps * (c.taps > 1 ? 3 : 1) + c.steps2;
+Cut cut_winograd(const Winograd& w, int64_t tiles, int workers) {
+  const int64_t blocks = divide_up(tiles, 4 * winograd_block(w.group_width));
+  const int64_t macs = tiles * 36 * w.groups * w.group_width * w.group_width;
+  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
+  return {blocks, std::min<int64_t>(divide_up(want, blocks), w.groups)};
 }
 
+}  // namespace
+
 int64_t Plan::pool_slots(const Conv& c) const {
-  return cut_conv(c, (int64_t)c.out_h * c.out_w, words_per_pixel(c), workers, k).blocks;
+  return cut_conv(c, (int64_t)c.out_h * c.out_w, workers, k).blocks;
 }
 
 void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void(int)> extra_run) {
   const int64_t area = (int64_t)c.out_h * c.out_w;
   const int64_t panels = c.groups * panel_count(c.group_out);
-  const Cut cut = cut_conv(c, c.pool ? area : images * area, words_per_pixel(c), workers, k);
+  const Cut cut = cut_conv(c, c.pool ? area : images * area, workers, k);
   const int64_t rounds = c.pool ? images : 1, pixels = c.pool ? area : images * area;
   const int tasks = static_cast<int>(rounds * cut.blocks * cut.splits);
   const Kernels* kernels = &k;
@@ -69,13 +77,6 @@ void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void
     task.pool_slot = round * cut.blocks + block;
     kernels->conv(c, task, scratch + worker * each);
   }});
-}
-
-static Cut cut_winograd(const Winograd& w, int64_t tiles, int workers) {
-  const int64_t blocks = divide_up(tiles, 4 * winograd_block(w.group_width));
-  const int64_t macs = tiles * 36 * w.groups * w.group_width * w.group_width;
-  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
-  return {blocks, std::min<int64_t>(divide_up(want, blocks), w.groups)};
 }
 
 int64_t Plan::pool_slots(const Winograd& w) const { return cut_winograd(w, (int64_t)w.tiles_h * w.tiles_w, workers).blocks; }

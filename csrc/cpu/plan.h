@@ -11,12 +11,6 @@
 
 namespace regnet_kernels::cpu {
 
-// How a convolution is cut into tasks: `blocks` runs of pixels (per image where sums are pooled) x `splits` runs of panels.
-struct Cut {
-  int64_t blocks, splits;
-};
-Cut cut_conv(const Conv& c, int64_t pixels, int64_t pixel_words, int workers, const Kernels& k);
-
 class Plan {
  public:
   Plan(const Kernels& kernels, int workers) : k(kernels), workers(workers) {}

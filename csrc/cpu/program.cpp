@@ -35,10 +35,9 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
   if (count < 1 || length != 2 + count * kStepInts)
     fail(std::to_string(length) + " integers for " + std::to_string(count) + " steps");
   // elements of one group's panels: K is padded to pairs in bfloat16
-  const auto panels = [type](int64_t out, int64_t k, Type t) {
+  const auto panels = [](int64_t out, int64_t k, Type t) {
     return panel_lanes(out) * (t == Type::bf16 ? align(k, 2) : k);
   };
-  (void)type;
   std::vector<Step> steps;
   int64_t channels = 0;
   for (int64_t i = 0; i < count; i++) {

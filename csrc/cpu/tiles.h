@@ -62,8 +62,7 @@ REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
 }
 
 // acc += x[first .. first + steps) . w for P pixels. `w` walks the full panels (16 words a step), `wh` the half panel (8).
-// The pixels' pointers stay as they are from tap to tap, only the index moves: with 8 steps a tap, new pointers would cost as
-// much as the multiplications.
+// The pixels' pointers stay as they are from tap to tap, only the index moves.
 template <class Dot, int P, int F, int H>
 REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
                               const uint32_t*& wh, int64_t panel_words, int steps) {
