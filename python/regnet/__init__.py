@@ -29,7 +29,9 @@ _HOMES = {
     "load_checkpoint": "regnet.checkpoints",
     "convert_state_dict": "regnet.checkpoints",
 }
-_SUBMODULES = ("bench", "checkpoints", "cli", "cost", "errors", "models", "parity", "swap")
+_SUBMODULES = (
+    "bench", "checkpoints", "cli", "cost", "errors", "models", "parity", "plots", "published", "records", "statistics", "swap",
+)  # fmt: skip
 
 try:
     __version__ = importlib.metadata.version("regnet-kernels")
