@@ -7,8 +7,10 @@ from .ops.conv_bn_act import conv_bn_act
 from .ops.network import bottleneck, network
 from .ops.squeeze_excite import se_gate, squeeze_excite
 from .packing import PackedNetwork, pack_network, unpack_network
+from .plain import PlainNetwork, pack_plain, unpack_plain
 from .steps import BlockStep, ConvStep, HeadStep
 
 __version__ = "0.1.0"
-__all__ = ["BackendError", "BlockStep", "ConvStep", "Explanation", "HeadStep", "PackedNetwork", "bottleneck", "conv_bn_act",
-           "env_report", "environment", "explain", "network", "pack_network", "se_gate", "squeeze_excite", "unpack_network"]
+__all__ = ["BackendError", "BlockStep", "ConvStep", "Explanation", "HeadStep", "PackedNetwork", "PlainNetwork", "bottleneck",
+           "conv_bn_act", "env_report", "environment", "explain", "network", "pack_network", "pack_plain", "se_gate",
+           "squeeze_excite", "unpack_network", "unpack_plain"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .backends import cpu, cuda, eager
+from .backends import cpu, cuda, eager, triton
 from .problem import Problem
 
-BACKENDS = {backend.NAME: backend for backend in (cuda, cpu, eager)}  # in the order of preference
+BACKENDS = {backend.NAME: backend for backend in (cuda, triton, cpu, eager)}  # in the order of preference
 
 # op name -> the function that turns the public function's arguments into a Problem; filled by the ops' modules
 _DESCRIBE: dict[str, Callable[..., Problem]] = {}
@@ -48,9 +48,15 @@ def choose(problem: Problem, backend: str | None = None) -> str:
     if problem.device.type == "cpu" and cpu.misconfigured():
         raise BackendError(f"{problem.op}: {cpu.misconfigured()}")
     for name, candidate in BACKENDS.items():
-        if not candidate.why_not(problem):
+        if not candidate.why_not(problem) and not _on_request(name, problem):
             return name
     raise AssertionError("the eager backend runs everything")
+
+
+def _on_request(name: str, problem: Problem) -> str:
+    """Why a backend that could run `problem` does so only when it is forced, else ""."""
+    interpreted = name == triton.NAME and problem.device.type == "cpu"
+    return "Triton's interpreter is for tests; backend='triton' forces it" if interpreted else ""
 
 
 def explain(op: str | Callable, *args, **kwargs) -> Explanation:
@@ -69,7 +75,7 @@ def explain(op: str | Callable, *args, **kwargs) -> Explanation:
     for other, candidate in BACKENDS.items():
         if other != chosen:
             passed_over = f"backend={backend!r} was asked for" if backend else f"{chosen} goes first"
-            reasons[other] = candidate.why_not(problem) or passed_over
+            reasons[other] = candidate.why_not(problem) or _on_request(other, problem) or passed_over
     return Explanation(problem, chosen, reasons)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from . import _extension
+from .backends import triton
 
 
 def environment() -> dict:
@@ -27,6 +28,7 @@ def environment() -> dict:
                 "forced": info.forced, "error": info.error},
         "extensions": {name: {"state": extension.state, "path": extension.path, "reason": extension.reason}
                        for name, extension in (("cpu", _extension.CPU), ("cuda", _extension.CUDA))},
+        "triton_kernels": triton.unusable(),
         "cuda": {"torch_built_with": torch.version.cuda, "devices": _cuda_devices()},
     }
 
@@ -46,6 +48,7 @@ def env_report() -> str:
                   ("  chosen", f"{isa['chosen']}{forced}")]
     if isa["error"]:
         lines.append(("  error", isa["error"]))
+    lines.append(("triton kernels", facts["triton_kernels"] or "ready"))
     built = f"torch built with CUDA {cuda['torch_built_with']}" if cuda["torch_built_with"] else "torch built without CUDA"
     lines.append(("CUDA", f"{built}; devices: {', '.join(cuda['devices']) or 'none visible'}"))
     return "\n".join(f"{name + ':':17}{value}" for name, value in lines)

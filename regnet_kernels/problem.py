@@ -6,7 +6,8 @@ import torch
 
 
 class Problem(NamedTuple):
-    """One call of an op. Sizes that an op does not have stay 0; `weights_dtype` is the packed blob's (network only)."""
+    """One call of an op. Sizes that an op does not have stay 0; `weights_dtype` is the packed blob's and `layout` how it
+    is packed, "panels" or "plain" (network only)."""
 
     op: str
     device: torch.device
@@ -22,3 +23,4 @@ class Problem(NamedTuple):
     residual: bool = False
     gate: bool = False
     pool: bool = False
+    layout: str = ""

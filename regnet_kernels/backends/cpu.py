@@ -12,6 +12,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def why_not(problem: Problem) -> str:
     if problem.device.type != "cpu":
         return f"the tensors are on {problem.device}, these kernels run on the CPU"
+    if problem.layout == "plain":
+        return "the weights are packed for a GPU; pack_network packs them for the CPU"
     if not CPU.loaded:
         return f"{CPU.state}: {CPU.reason}"
     if CPU_INFO.error:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from .. import dispatch
 from ..activation import activation_code, apply_activation
-from ..backends import cuda
+from ..backends import cuda, triton
 from ..problem import Problem
 from .check import check_dtype, check_same_device, check_tensor
-from .library import (LIBRARY, accumulator_dtype, as_channels_last, autocast_enabled, define, empty_channels_last, lower,
+from .library import (LIBRARY, accumulator_dtype, as_channels_last, autocast_enabled, call, define, empty_channels_last, lower,
                       without_autocast)
 
 SCHEMA = ("(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? gate, int stride, int padding, int groups, "
@@ -27,7 +27,7 @@ def conv_bn_act(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     bias: (O,), float32 (float64 beside float64). stride, padding: for both axes; padding None is k // 2.
     activation: "none", "relu" or "silu". residual: (N, O, H', W'), dtype of x. gate: (N, C), dtype of bias.
     pool: also return sums (N, O) over H', W' of y, in the dtype of bias, as the squeeze of a squeeze-excite needs them.
-    backend: None lets the dispatch pick; "eager", "cpu" or "cuda" forces one.
+    backend: None lets the dispatch pick; "eager", "cpu", "triton" or "cuda" forces one.
 
     Returns y (N, O, H', W'), channels_last, dtype of x, with H' = (H + 2 padding - k) // stride + 1; or (y, sums).
     float16 on the CPU is computed as float32. Differentiable once. Raises ValueError or TypeError on arguments that do
@@ -38,7 +38,7 @@ def conv_bn_act(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         with without_autocast(x):
             y, sums = reference(*args)
     else:
-        y, sums = torch.ops.regnet_kernels.conv_bn_act(*args)
+        y, sums = call("conv_bn_act", backend)(*args)
     return (y, sums) if pool else y
 
 
@@ -128,10 +128,18 @@ def _describe(x, weight, bias=None, **options) -> Problem:
 
 
 def _on_cuda(*args):
-    """The op on CUDA tensors: the kernel for the problems that there is one for, plain torch for the others."""
+    """The op on CUDA tensors: the CUDA kernel for the problems that there is one for, then Triton's, plain torch for the rest."""
     check(*args)
-    return reference(*args) if cuda.why_not(_problem(*args)) else cuda.conv_bn_act(*args)
+    problem = _problem(*args)
+    if not cuda.why_not(problem):
+        return cuda.conv_bn_act(*args)
+    return reference(*args) if triton.why_not(problem) else triton.kernels().conv_bn_act(*args)
 
 
-define("conv_bn_act", SCHEMA, reference, _fake, _autocast)
+def _on_triton(*args):
+    check(*args)
+    return triton.kernels().conv_bn_act(*args)
+
+
+define("conv_bn_act", SCHEMA, reference, _fake, _autocast, triton=_on_triton)
 LIBRARY.impl("conv_bn_act", _on_cuda, "CUDA")

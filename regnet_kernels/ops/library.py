@@ -15,15 +15,30 @@ NAMESPACE = "regnet_kernels"
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def define(name: str, schema: str, reference: Callable, fake: Callable, autocast: Callable) -> None:
+def define(name: str, schema: str, reference: Callable, fake: Callable, autocast: Callable, triton: Callable | None = None) -> None:
     """Define op `name`. reference, fake: called with the schema's arguments. autocast: maps the arguments, and the dtype
-    that autocast asks for, to the arguments to call the op with."""
+    that autocast asks for, to the arguments to call the op with. triton: the op on the Triton backend, which becomes an op of
+    its own, `_<name>_triton`, for callers who force that backend (on CPU tensors it runs in Triton's interpreter)."""
+    if triton is not None:
+        define(forced(name, "triton"), schema, reference, fake, autocast)
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(forced(name, "triton"), triton, key)
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
     _register_recompute(name, reference)
     for device_type in ("cpu", "cuda"):
         LIBRARY.impl(name, _under_autocast(name, autocast, device_type), "Autocast" + device_type.upper())
+
+
+def forced(name: str, backend: str) -> str:
+    """The name of op `name` on one backend only."""
+    return f"_{name}_{backend}"
+
+
+def call(name: str, backend: str | None) -> Callable:
+    """The op `name`, which picks a backend by the device, or its form for a forced backend."""
+    return getattr(torch.ops.regnet_kernels, forced(name, backend) if backend == "triton" else name)
 
 
 def autocast_enabled(x: torch.Tensor) -> bool:

@@ -8,21 +8,23 @@ import torch.nn.functional as F
 from .. import dispatch
 from ..activation import activation_code
 from ..packing import BLOCK, CONV, HEAD, PackedNetwork, StepSpec, program_specs, unpack_network
+from ..plain import PlainNetwork, is_plain
 from ..problem import Problem
 from ..steps import BlockStep, ConvStep, HeadStep, Step
 from . import conv_bn_act as conv
 from . import squeeze_excite as se
 from .check import check_dtype, check_same_device, check_tensor
-from .library import (accumulator_dtype, as_channels_last, autocast_enabled, define, empty_channels_last, lower,
-                      without_autocast)
+from .library import (accumulator_dtype, as_channels_last, autocast_enabled, call, define, empty_channels_last,
+                      lower, without_autocast)
 
 
-def network(x: torch.Tensor, packed: PackedNetwork, *, backend: str | None = None) -> torch.Tensor:
+def network(x: torch.Tensor, packed: PackedNetwork | PlainNetwork, *, backend: str | None = None) -> torch.Tensor:
     """Run the packed steps on x.
 
     x: (N, C, H, W), any strides, any N, H and W; float32 or float16 for weights packed in float32 (float16 is computed
-    as float32), bfloat16 for weights packed in bfloat16. packed: from `pack_network`, on the device of x.
-    backend: None lets the dispatch pick; "eager", "cpu" or "cuda" forces one.
+    as float32), bfloat16 for weights packed in bfloat16. packed: from `pack_network`, on the device of x; or, for GPUs, from
+    `pack_plain`, and then x has the dtype of the weights.
+    backend: None lets the dispatch pick; "eager", "cpu", "triton" or "cuda" forces one.
     Returns (N, C', H', W'), channels_last, or (N, classes) when the last step is a head; dtype of x (under autocast the
     dtype that was packed for). Differentiable once, with respect to x and the blobs. Raises ValueError or TypeError on
     arguments that do not fit, BackendError when a forced backend cannot run them.
@@ -30,7 +32,7 @@ def network(x: torch.Tensor, packed: PackedNetwork, *, backend: str | None = Non
     return _run("network", x, packed, backend)
 
 
-def bottleneck(x: torch.Tensor, packed: PackedNetwork, *, backend: str | None = None) -> torch.Tensor:
+def bottleneck(x: torch.Tensor, packed: PackedNetwork | PlainNetwork, *, backend: str | None = None) -> torch.Tensor:
     """Run one or more packed bottleneck blocks (1x1, grouped 3x3, squeeze-excite, 1x1, shortcut) on x.
 
     As `network`, for a packed network made of block steps only (ValueError otherwise). Returns (N, C', H', W').
@@ -107,14 +109,15 @@ def _autocast(dtype, x, weights, params, program):
 
 def _run(op, x, packed, backend):
     args = _arguments(op, x, packed)
+    plain = is_plain(args[3])
     if dispatch.choose(_problem(op, *args), backend) == "eager":
         with without_autocast(x):
-            return reference(*args)
-    return torch.ops.regnet_kernels.network(*args)
+            return (network_plain.reference if plain else reference)(*args)
+    return call("network_plain" if plain else "network", backend)(*args)
 
 
 def _arguments(op, x, packed):
-    if not isinstance(packed, PackedNetwork):
+    if not isinstance(packed, (PackedNetwork, PlainNetwork)):
         raise TypeError(f"packed is a {type(packed).__name__}; expected what pack_network returns")
     if op == "bottleneck" and any(spec.kind != BLOCK for spec in packed.specs):
         kinds = {CONV: "conv", BLOCK: "block", HEAD: "head"}
@@ -123,12 +126,12 @@ def _arguments(op, x, packed):
     args = (x, packed.weights, packed.params, packed.program)
     if isinstance(x, torch.Tensor) and autocast_enabled(x):
         args = _autocast(None, *args)
-    check(*args)
+    (network_plain.check if is_plain(packed.program) else check)(*args)
     return args
 
 
 def _problem(op, x, weights, params, program) -> Problem:
-    return Problem(op, x.device, x.dtype, weights.dtype, x.shape[1])
+    return Problem(op, x.device, x.dtype, weights.dtype, x.shape[1], layout="plain" if is_plain(program) else "panels")
 
 
 @dispatch.describes("network")
@@ -140,5 +143,7 @@ def _describe(x, packed) -> Problem:
 def _describe_bottleneck(x, packed) -> Problem:
     return _problem("bottleneck", *_arguments("bottleneck", x, packed))
 
+
+from . import network_plain  # noqa: E402  (it needs run_step of this file)
 
 define("network", "(Tensor x, Tensor weights, Tensor params, int[] program) -> Tensor", reference, _fake, _autocast)

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from .. import dispatch
+from ..backends import triton
 from ..problem import Problem
 from .check import check_dtype, check_same_device, check_tensor
-from .library import (accumulator_dtype, as_channels_last, autocast_enabled, define, empty_channels_last, lower,
-                      without_autocast)
+from .library import (LIBRARY, accumulator_dtype, as_channels_last, autocast_enabled, call, define, empty_channels_last,
+                      lower, without_autocast)
 
 
 def squeeze_excite(x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Tensor, b2: torch.Tensor, *,
@@ -18,7 +19,7 @@ def squeeze_excite(x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torc
 
     x: (N, C, H, W), float32, bfloat16, float16 or float64, any strides. w1: (S, C), b1: (S,), w2: (C, S), b2: (C,), all
     float32 (float64 beside float64); w1 and w2 may be 1x1 convolution weights (S, C, 1, 1) and (C, S, 1, 1).
-    backend: None lets the dispatch pick; "eager", "cpu" or "cuda" forces one.
+    backend: None lets the dispatch pick; "eager", "cpu", "triton" or "cuda" forces one.
     Returns (N, C, H, W), channels_last, dtype of x, also under autocast. Differentiable once. Raises ValueError or
     TypeError on arguments that do not fit, BackendError when a forced backend cannot run them.
     """
@@ -26,7 +27,7 @@ def squeeze_excite(x: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torc
     if dispatch.choose(_problem("squeeze_excite", x), backend) == "eager":
         with without_autocast(x):
             return reference(*args)
-    return torch.ops.regnet_kernels.squeeze_excite(*args)
+    return call("squeeze_excite", backend)(*args)
 
 
 def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Tensor, b2: torch.Tensor, count: int, *,
@@ -40,7 +41,7 @@ def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Te
     if dispatch.choose(_problem("se_gate", sums), backend) == "eager":
         with without_autocast(sums):
             return gate_reference(*args)
-    return torch.ops.regnet_kernels.se_gate(*args)
+    return call("se_gate", backend)(*args)
 
 
 def reference(x, w1, b1, w2, b2):
@@ -137,6 +138,27 @@ def _describe_gate(sums, w1, b1, w2, b2, count) -> Problem:
     return _problem("se_gate", _gate_arguments(sums, w1, b1, w2, b2, count)[0])
 
 
-define("squeeze_excite", "(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> Tensor", reference, _fake, _autocast)
+def _on_triton(*args):
+    check(*args)
+    return triton.kernels().squeeze_excite(*args)
+
+
+def _on_cuda(*args):
+    return reference(*args) if triton.why_not(_problem("squeeze_excite", args[0])) else _on_triton(*args)
+
+
+def _gate_on_triton(*args):
+    check_gate(*args)
+    return triton.kernels().se_gate(*args)
+
+
+def _gate_on_cuda(*args):
+    return gate_reference(*args) if triton.why_not(_problem("se_gate", args[0])) else _gate_on_triton(*args)
+
+
+define("squeeze_excite", "(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> Tensor", reference, _fake, _autocast,
+       triton=_on_triton)
 define("se_gate", "(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int count) -> Tensor", gate_reference,
-       _gate_fake, _gate_autocast)
+       _gate_fake, _gate_autocast, triton=_gate_on_triton)
+LIBRARY.impl("squeeze_excite", _on_cuda, "CUDA")
+LIBRARY.impl("se_gate", _gate_on_cuda, "CUDA")
