@@ -14,6 +14,7 @@ from regnet.models.named import NAMED_MODELS
 from regnet.records import (
     RecordError,
     append_records,
+    columns,
     config_from_json,
     config_to_json,
     iter_records,
@@ -189,3 +190,17 @@ def test_replacing_a_file_is_all_or_nothing(file):
     assert read_records(file) == [] and file.stat().st_mode & 0o777 == 0o640
     with pytest.raises(FileNotFoundError, match="no file of records at"):
         read_records(file.with_name("nowhere.jsonl"))
+
+
+def test_columns_are_numbers_of_records_and_configurations():
+    regnet = {"schema": 1, "error": 40.0, "config": config_to_json(RegNetConfig(13, 24, 36.44, 2.49, 8))}
+    anynet = {"schema": 1, "error": 41.0, "config": config_to_json(AnyNetConfig((1, 2), (16, 32), group_widths=8))}
+    untrained = {"schema": 1, "error": None, "config": regnet["config"]}
+    found, left_out = columns([regnet, anynet, untrained], ["error", "d", "g", "bottleneck_ratio"])
+    assert left_out == 1 and {name: list(values) for name, values in found.items()} == {
+        "error": [40.0, 41.0], "d": [13.0, 3.0], "g": [8.0, 8.0], "bottleneck_ratio": [1.0, 1.0],
+    }  # fmt: skip
+    found, left_out = columns([regnet, anynet], ["widths[1]"])
+    assert left_out == 1 and list(found["widths[1]"]) == [32.0]
+    with pytest.raises(RecordError, match="no record has the number 'w_x'; there are .*depth, error, group_width"):
+        columns([regnet], ["w_x"])

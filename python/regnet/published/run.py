@@ -75,12 +75,12 @@ def load(path: Path) -> dict:
 
 
 def _one(model: PublishedModel, plan: Plan, results: dict, advance: Advance, out: Path | None) -> None:
+    reason = measure.why_not(model)
     row = results["models"].get(model.name)
-    if row is not None and (not plan.latency or row.get("latency") or row.get("omitted")):
+    if row is not None and (row["latency"] or reason or (row["computed"] and not plan.latency)):
         advance(model.name, _steps(model, plan))
         return
     row = {key: value for key, value in asdict(model).items() if value is not None} | {"computed": None, "latency": None}
-    reason = measure.why_not(model)
     if reason is None:
         advance(f"{model.name}: complexity", 0)
         row["computed"] = measure.cost(model)
@@ -113,16 +113,14 @@ def _header(plan: Plan, threads: int) -> dict:
 def _continued(path: Path, fresh: dict, with_latency: bool) -> dict:
     """The results of an earlier run, if its times can stand beside new ones."""
     old = load(path)
-    if not with_latency or not any(row.get("latency") for row in old["models"].values()):
-        return old | ({} if any(row.get("latency") for row in old["models"].values()) else {"settings": fresh["settings"]})
-    for what in ("settings", "machine"):
-        for key, value in fresh[what].items():
-            if old[what].get(key) != value and key not in ("kernels",):
-                raise CompareError(f"{path} was measured with {key} {old[what].get(key)!r}, not {value!r}: name another file, or delete it")
-    for package in ("torch", "timm", "regnet-kernels"):
-        if old["versions"].get(package) != fresh["versions"][package]:
-            raise CompareError(f"{path} was measured with {package} {old['versions'].get(package)}, not {fresh['versions'][package]}: "
-                               "name another file, or delete it")
+    if not with_latency:
+        return old
+    if not any(row["latency"] for row in old["models"].values()):
+        return fresh | {"models": old["models"]}
+    for what, names in (("settings", fresh["settings"]), ("machine", ("cpu", "cpu_model", "cores")), ("versions", ("torch", "timm"))):
+        for name in names:
+            if (then := old[what].get(name)) != (now := fresh[what].get(name)):
+                raise CompareError(f"{path} was measured with {name} {then}, not {now}: name another file, or delete it")
     return old
 
 
