@@ -95,8 +95,14 @@ class PlainNetwork:
         object.__setattr__(self, "program", [int(value) for value in self.program])
         check_program(self.weights, self.params, self.program)
 
+    @staticmethod
+    def reads(program: Sequence[int]) -> bool:
+        """Whether a program is of this format, and not one of packing.py's."""
+        return is_plain(program)
+
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype that the weights were packed for."""
         return self.weights.dtype
 
     @property
@@ -250,7 +256,7 @@ def _check_spec(spec: PlainSpec, index: int) -> None:
 def _spec(step: Step, weights_offset: int, params_offset: int) -> PlainSpec:
     c_in, c_out = channels(step)
     if isinstance(step, ConvStep):
-        sizes = (CONV, c_in, 0, c_out, step.weight.shape[2], step.stride, step.padding, 0, 0, 0, activation_code(step.activation))
+        sizes = (CONV, c_in, 0, c_out, step.weight.shape[2], step.stride, step.padding, c_in, 0, 0, activation_code(step.activation))
     elif isinstance(step, BlockStep):
         se_width = step.se[0].shape[0] if step.se is not None else 0
         sizes = (BLOCK, c_in, step.a[0].shape[0], c_out, 3, step.stride, 1, step.group_width, se_width, int(step.proj is not None),

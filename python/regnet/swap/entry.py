@@ -26,9 +26,9 @@ def optimize(
 
     model: a RegNet X or Y of regnet, timm (also features_only) or torchvision in eval mode, or any model that holds one
         (a detector with a RegNet backbone), on any device.
-    dtype: what the swapped parts compute in: torch.float32, torch.float16 (computed as float32) or torch.bfloat16; None
-        takes the model's.
-    backend: forces a backend of regnet_kernels ("cpu", "eager", "cuda"); None lets the dispatch pick. A forced backend that
+    dtype: what the swapped parts compute in: torch.float32, torch.float16 (on the CPU computed as float32) or torch.bfloat16;
+        None takes the model's.
+    backend: forces a backend of regnet_kernels ("triton", "cpu", "eager"); None lets the dispatch pick. A forced backend that
         cannot run raises.
     exact: compute every convolution directly. Otherwise the stride-1 grouped 3x3 convolutions in float32 may go by Winograd's
         F(4x4, 3x3), about twice as fast, each with two to three times the rounding error of a direct one

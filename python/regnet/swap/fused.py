@@ -5,30 +5,26 @@ from collections.abc import Iterable
 
 import regnet_kernels
 import torch
-from regnet_kernels import PackedNetwork, pack_network, unpack_network
 from torch import Tensor, nn
 
+from regnet.swap.layout import Packed, is_plain, pack, packed, panel_dtype
 from regnet.swap.refusal import SwapError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def packed_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that weights are packed in for computing in `dtype`: float16 is computed as float32."""
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
-
-
 class FusedBlocks(nn.Module):
-    """A stretch of steps that runs as one `regnet_kernels::network` op.
+    """A stretch of steps that runs as one op: `regnet_kernels::network` on the CPU, `network_plain` on a GPU.
 
     x: (N, C, H, W) of any floating dtype -> (N, C', H', W') channels_last, or (N, classes) if the last step is a head. The
     input is cast to `dtype`, in which the steps compute; the result is of `dtype`, or of the input's own dtype where
     `keep_dtype` is set (a stretch inside a network that goes on in PyTorch).
 
-    Buffers: `weights` (1-D, float32 or bfloat16) and `params` (1-D, float32 always), in the packed format of
-    regnet_kernels.packing; attributes `program` (list of ints), `step_names` (the source module of each step), `dtype`,
-    `backend`, `exact` (no Winograd). Casting the module (`.to(dtype)`, `.half()`, `.bfloat16()`) packs the weights anew. The state dict carries the
-    program, so that loading blobs of another network fails and loading those of another dtype packs them anew.
+    Buffers: `weights` (1-D) and `params` (1-D, float32 always), in a packed format of regnet_kernels, the CPU's or the GPU's
+    (layout.py); attributes `program` (list of ints), `step_names` (the source module of each step), `dtype`,
+    `backend`, `exact` (no Winograd). Casting the module (`.to(dtype)`, `.half()`, `.bfloat16()`) and moving it between CPU and GPU
+    pack the weights anew. The state dict carries the program, so that loading blobs of another network fails and loading those
+    of another dtype or packed for another device packs them anew.
     Weights are buffers: the input gets gradients, they do not.
     """
 
@@ -43,16 +39,16 @@ class FusedBlocks(nn.Module):
         self.keep_dtype = keep_dtype
         self.register_buffer("weights", None)
         self.register_buffer("params", None)
-        self._adopt(pack_network(steps, packed_dtype(dtype), exact=exact), dtype)
+        self._adopt(pack(steps, dtype, _device_of(steps), backend, exact), dtype)
         if backend is not None:  # say now, not at the first image, that it is unknown or cannot run
             probe = torch.empty((1, self.packed.c_in, 8, 8), dtype=dtype, device=self.weights.device)
             regnet_kernels.explain("network", probe, self.packed, backend=backend)
         self.eval()
 
     @property
-    def packed(self) -> PackedNetwork:
-        """The steps as a PackedNetwork that shares the buffers."""
-        return PackedNetwork(self.weights, self.params, self.program)
+    def packed(self) -> Packed:
+        """The steps as a packed network that shares the buffers."""
+        return packed(self.weights, self.params, self.program)
 
     def run_steps(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Steps start .. stop - 1 on x, in one op."""
@@ -64,8 +60,9 @@ class FusedBlocks(nn.Module):
 
     def _run(self, x: Tensor, program: list[int]) -> Tensor:
         if self.backend is None:
-            return torch.ops.regnet_kernels.network(x, self.weights, self.params, program)
-        return regnet_kernels.network(x, PackedNetwork(self.weights, self.params, program), backend=self.backend)
+            op = torch.ops.regnet_kernels.network_plain if is_plain(program) else torch.ops.regnet_kernels.network
+            return op(x, self.weights, self.params, program)
+        return regnet_kernels.network(x, packed(self.weights, self.params, program), backend=self.backend)
 
     def _answer(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         return y.to(dtype) if self.keep_dtype else y
@@ -75,22 +72,22 @@ class FusedBlocks(nn.Module):
             raise SwapError(f"the input is {x.dtype}; expected floating images, normalised as in training (x.float() / 255, ...)")
         return x.to(self.dtype)
 
-    def _adopt(self, packed: PackedNetwork, dtype: torch.dtype) -> None:
+    def _adopt(self, network: Packed, dtype: torch.dtype) -> None:
         """Take over blobs and program; `dtype` is what the steps compute in."""
-        self.weights, self.params = packed.weights.detach(), packed.params.detach()
-        self.program, self.dtype = packed.program, dtype
+        self.weights, self.params = network.weights.detach(), network.params.detach()
+        self.program, self.dtype = network.program, dtype
 
     def _apply(self, fn, recurse=True):
         # nn.Module would cast both buffers; params stay float32 and the layout of weights depends on the dtype.
         wanted = fn(torch.empty(0, dtype=self.dtype, device=self.weights.device)).dtype
         if wanted not in DTYPES:
             raise SwapError(f"a fused network cannot be cast to {wanted}; expected one of {', '.join(map(str, DTYPES))}")
-        weights, params = (_move(fn, blob) for blob in (self.weights, self.params))
-        if packed_dtype(wanted) == weights.dtype:
-            self._adopt(PackedNetwork(weights, params, self.program), wanted)
-        else:
-            steps = unpack_network(weights, params, self.program)
-            self._adopt(pack_network(steps, packed_dtype(wanted), exact=self.exact), wanted)
+        before = self.weights.device.type
+        moved = packed(*(_move(fn, blob) for blob in (self.weights, self.params)), self.program)
+        crossed = before != moved.weights.device.type and "cuda" in (before, moved.weights.device.type)
+        if crossed or moved.dtype != (wanted if is_plain(self.program) else panel_dtype(wanted)):
+            moved = pack(moved.unpack(), wanted, moved.weights.device, self.backend, self.exact)
+        self._adopt(moved, wanted)
         for child in self.children():
             child._apply(fn)
         return self
@@ -107,14 +104,14 @@ class FusedBlocks(nn.Module):
         if all(name in state_dict for name in names):
             weights, params, program = (state_dict[name] for name in names)
             try:
-                packed = PackedNetwork(weights, params, program.tolist())
-                _expect_same_steps(packed, self.packed)
+                given = packed(weights, params, program.tolist())
+                _expect_same_steps(given, self.packed)
             except ValueError as error:
                 error_msgs.append(f"{prefix or 'the fused network'}: {error}")
                 return
-            if (packed.dtype, packed.program) != (self.weights.dtype, self.program):
-                packed = pack_network(packed.unpack(), self.weights.dtype, exact=self.exact)
-            state_dict = {**state_dict, names[0]: packed.weights, names[1]: packed.params}
+            if (given.dtype, given.program) != (self.weights.dtype, self.program):
+                given = pack(given.unpack(), self.dtype, self.weights.device, self.backend, self.exact)
+            state_dict = {**state_dict, names[0]: given.weights, names[1]: given.params}
         elif names[0] in state_dict or names[1] in state_dict:
             error_msgs.append(f"{prefix or 'the fused network'}: weights, params and _extra_state (the program) belong together")
             return
@@ -182,19 +179,25 @@ def _sub_program(program: list[int], start: int, stop: int) -> list[int]:
     return [program[0], stop - start, *program[header + start * size : header + stop * size]]
 
 
+def _device_of(steps: list) -> torch.device:
+    """Where the steps' tensors are."""
+    step = steps[0]
+    return (step.a[0] if isinstance(step, regnet_kernels.BlockStep) else step.weight).device
+
+
 def _move(fn, blob: Tensor) -> Tensor:
     """What `fn` does to a tensor, short of a cast."""
     moved = fn(blob)
     return moved if moved.dtype == blob.dtype else blob.to(moved.device)
 
 
-def _expect_same_steps(given: PackedNetwork, own: PackedNetwork) -> None:
+def _expect_same_steps(given: Packed, own: Packed) -> None:
     if len(given) != len(own):
         raise ValueError(f"the state dict holds {len(given)} steps, this network {len(own)}; load the state of the same model")
     for index, pair in enumerate(zip(given.specs, own.specs)):
         # where the sections lie, and whether there is a Winograd form, is not what the network computes
         a, b = ({k: v for k, v in spec._asdict().items() if k != "winograd" and not k.endswith("_offset")} for spec in pair)
-        if a != b:
-            wrong = next(key for key in b if a[key] != b[key])
+        wrong = next((key for key in b if key in a and a[key] != b[key]), "")
+        if wrong:
             values = f"{wrong} {a[wrong]}, this network's has {b[wrong]}"
             raise ValueError(f"step {index} of the state dict has {values}; load the state of the same model")
