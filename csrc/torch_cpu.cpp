@@ -81,7 +81,14 @@ Tensor new_empty_floats(const Tensor& like) {
   return torch::stable::empty({sizes, 1}, ScalarType::Float, std::nullopt, like.device());
 }
 
-Tensor network(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program) {
+struct NetworkCall {
+  TensorView x;
+  Type type;
+  std::vector<Step> steps;
+  Tensor y;
+};
+
+NetworkCall prepare(const Tensor& x, const Tensor& weights, const Tensor& params, const std::vector<int64_t>& program) {
   const TensorView in = view(x, "x");
   const ScalarType packed = weights.scalar_type();
   check(packed == ScalarType::Float || packed == ScalarType::BFloat16, "weights must be float32 or bfloat16");
@@ -90,11 +97,32 @@ Tensor network(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> pro
   check(weights.dim() == 1 && weights.is_contiguous() && params.dim() == 1 && params.is_contiguous() && params.scalar_type() == ScalarType::Float,
         "weights and params must be contiguous and 1-D, params float32");
   const Type type = packed == ScalarType::Float ? Type::f32 : Type::bf16;
-  const auto steps = parse_program(program.data(), static_cast<int64_t>(program.size()), type, weights.numel(), params.numel());
+  auto steps = parse_program(program.data(), static_cast<int64_t>(program.size()), type, weights.numel(), params.numel());
   const Shape s = network_output(steps, in.c, in.h, in.w);
   Tensor y = s.pooled ? new_matrix(x, in.n, s.c, x.scalar_type()) : new_nhwc(x, in.n, s.c, s.h, s.w);
-  run_network(in, type, weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), steps, y.mutable_data_ptr(), threads(), torch_fork);
-  return y;
+  return {in, type, std::move(steps), y};
+}
+
+Tensor network(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program) {
+  NetworkCall c = prepare(x, weights, params, program);
+  run_network(c.x, c.type, weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), c.steps, c.y.mutable_data_ptr(), threads(),
+              torch_fork);
+  return c.y;
+}
+
+// (phases, 3 + repeats) float64: step, kind of work, nominal multiply-adds, then the seconds of each repetition.
+Tensor profile(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program, int64_t repeats) {
+  check(repeats >= 1, "repeats must be at least 1");
+  NetworkCall c = prepare(x, weights, params, program);
+  const auto times = profile_network(c.x, c.type, weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), c.steps,
+                                     c.y.mutable_data_ptr(), threads(), torch_fork, static_cast<int>(repeats));
+  Tensor table = new_matrix(x, static_cast<int64_t>(times.size()), 3 + repeats, ScalarType::Double);
+  double* row = static_cast<double*>(table.mutable_data_ptr());
+  for (const PhaseTime& t : times) {
+    *row++ = t.step, *row++ = static_cast<double>(t.work), *row++ = t.macs;
+    for (double s : t.seconds) *row++ = s;
+  }
+  return table;
 }
 
 std::tuple<Tensor, Tensor> conv_bn_act(Tensor x, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> residual, std::optional<Tensor> gate,
@@ -165,11 +193,13 @@ STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CPU, m) {
   m.impl("network", TORCH_BOX(&network));
   m.impl("conv_bn_act", TORCH_BOX(&conv_bn_act));
   m.impl("squeeze_excite", TORCH_BOX(&squeeze_excite));
+  m.impl("_profile_network", TORCH_BOX(&profile));
   m.impl("se_gate", TORCH_BOX(&se_gate));
 }
 STABLE_TORCH_LIBRARY_FRAGMENT(regnet_kernels, m) {
   m.def("_cpu_info() -> str");
   m.def("_fma_peak(float seconds, int threads) -> float");
+  m.def("_profile_network(Tensor x, Tensor weights, Tensor params, int[] program, int repeats) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CompositeExplicitAutograd, m) {
   m.impl("_cpu_info", TORCH_BOX(&cpu_info));

@@ -1,197 +1,279 @@
 // The convolution: every kernel size, grouping and stride, on the register tiles. Included by kernels.cpp alone.
-// A tile's operands; pixel offsets are relative to the bases of the task.
+// The longest chain of additions into one accumulator, in steps. One chain of K errs by about sqrt(K) / 5 units in the last
+// place of the result, so longer reductions are cut into blocks: a block's sums are put aside for all pixels of the task and the
+// next one adds to them. A block's weights (32 KiB a panel) also stay in L1.
+constexpr int64_t kChain = 512;
+constexpr int64_t chain_parts(int64_t steps) { return steps <= kChain + kChain / 4 ? 1 : (steps + kChain - 1) / kChain; }
+constexpr int64_t even_part(int64_t steps) { return (steps + chain_parts(steps) - 1) / chain_parts(steps); }
+
+// A block of the reduction: `taps` taps from `tap` on, of each the steps [first, first + steps); then [first2, first2 + steps2) of
+// the second source. `at`: steps before it.
+struct Block {
+  int tap, taps;
+  int64_t first, steps, first2, steps2, at;
+  int64_t count() const { return taps * steps + steps2; }
+};
+
+class Blocks {
+ public:
+  explicit Blocks(const Conv& c) : c_(c), total_((int64_t)c.taps * c.steps + c.steps2) {}
+  int64_t total() const { return total_; }
+
+  bool next(Block& b) {
+    b = {tap_, 0, first_, 0, second_, 0, at_};
+    if (at_ == total_) return false;
+    if (chain_parts(total_) == 1) {
+      b.taps = c_.taps, b.steps = c_.steps, b.steps2 = c_.steps2;
+    } else if (tap_ == c_.taps) {
+      const int64_t part = even_part(c_.steps2);
+      b.steps2 = c_.steps2 - second_ < part ? c_.steps2 - second_ : part;
+      second_ += b.steps2;
+    } else if (c_.steps <= kChain) {  // whole taps, evenly
+      const int fit = (int)(kChain / c_.steps), rounds = (c_.taps + fit - 1) / fit, part = (c_.taps + rounds - 1) / rounds;
+      b.taps = c_.taps - tap_ < part ? c_.taps - tap_ : part;
+      b.steps = c_.steps;
+      tap_ += b.taps;
+    } else {
+      const int64_t part = even_part(c_.steps);
+      b.taps = 1;
+      b.steps = c_.steps - first_ < part ? c_.steps - first_ : part;
+      first_ += b.steps;
+      if (first_ == c_.steps) first_ = 0, tap_++;
+    }
+    at_ += b.count();
+    return true;
+  }
+
+ private:
+  const Conv& c_;
+  const int64_t total_;
+  int tap_ = 0;
+  int64_t first_ = 0, second_ = 0, at_ = 0;
+};
+
+// P pixels against one tile-wide set of panels, over one block of the reduction. Offsets are in words or elements.
 struct Tile {
-  const Conv* conv;
-  const uint32_t* x;        // base + group offset
-  const int64_t* x_offset;  // [P]
-  const int64_t* x2_offset; // [P]
-  const uint32_t* w;        // first panel of the tile
-  const int64_t* y_offset;  // [P]
-  const int64_t* residual_offset;  // [P]
-  int64_t channel;          // first output channel of the tile
-  int lanes;                // output channels that exist in the tile (<= its width)
-  float* pool;              // this task's sums, or null
+  const uint32_t *x, *x2;
+  const int64_t *x_offset, *x2_offset;  // [P]
+  const int64_t* taps;
+  int tap_count;
+  int64_t steps, steps2;
+  const uint32_t *w, *wh;   // full panels, half panel
+  int64_t panel_words;
+  const float* start;       // what the sums are added to: the bias of each lane, or what the block before put aside
+  int64_t start_pixel;      // 0 for a bias
+  const void* residual;     // or null
+  const int64_t* residual_offset;
+  void* y;
+  const int64_t* y_offset;
+  Type y_type;
+  float floor;              // 0 for ReLU, else minus infinity
+  bool silu;
+  float* pool;              // sums of the task's pixels, or null
+  const char* ahead;        // weights that come next
+  int64_t every;
 };
 
 template <class Y, int P, int F, int H>
 REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
   constexpr int V = vectors(F, H);
-  constexpr int kLanes = F * 16 + H * 8;
-  const Conv& c = *t.conv;
-  Y* const y = static_cast<Y*>(c.y) + t.channel;
-  const Y* const residual = c.residual ? static_cast<const Y*>(c.residual) + t.channel : nullptr;
-  if (t.lanes == kLanes) {
-    if (residual) {
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++)
-        ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-          acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.residual_offset[p] + first_lane<F, H>(v));
-        });
-    }
-    if (c.activation != Activation::none) {
-      if (c.activation == Activation::relu) {
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-          for (int v = 0; v < V; v++) acc[p][v] = relu(acc[p][v]);
-      } else {
-        vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-          for (int v = 0; v < V; v++) copy[p * V + v] = acc[p][v];
-        silu_all(copy, P * V);
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-          for (int v = 0; v < V; v++) acc[p][v] = copy[p * V + v];
-      }
-    }
+  if (t.residual) {
+    const Y* const residual = static_cast<const Y*>(t.residual);
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
       ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-        store_lanes<lane_count<F, H>(v)>(y + t.y_offset[p] + first_lane<F, H>(v), acc[p][v]);
+        acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.residual_offset[p] + first_lane<F, H>(v));
       });
-    if (t.pool) {
-      float* const pool = t.pool + t.channel;
-      ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-        vf sum = acc[0][v];
-#pragma GCC unroll 16
-        for (int p = 1; p < P; p++) sum += acc[p][v];
-        float* const at = pool + first_lane<F, H>(v);
-        store_lanes<lane_count<F, H>(v)>(at, load_lanes<lane_count<F, H>(v)>(at) + sum);
-      });
-    }
-    return;
   }
-  // Channels that do not fill the tile (a count that is no multiple of 8): through memory, lane by lane.
+  if (t.silu) {
+    vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) copy[p * V + v] = acc[p][v];
+    silu_all(copy, P * V);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] = copy[p * V + v];
+  }
+  const vf floor = broadcast(t.floor);
+  Y* const y = static_cast<Y*>(t.y);
+#pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
-    float out[V * VL];
-    for (int v = 0; v < V; v++) store(out + v * VL, acc[p][v]);
-    if (residual)
-      for (int i = 0; i < t.lanes; i++) out[i] += to_float(residual[t.residual_offset[p] + i]);
-    vf activated[V];
-    for (int v = 0; v < V; v++) activated[v] = load(out + v * VL);
-    if (c.activation == Activation::silu) silu_all(activated, V);
-    for (int v = 0; v < V; v++) store(out + v * VL, c.activation == Activation::relu ? relu(activated[v]) : activated[v]);
-    for (int i = 0; i < t.lanes; i++) put(y + t.y_offset[p] + i, out[i]);
-    if (t.pool)
-      for (int i = 0; i < t.lanes; i++) t.pool[t.channel + i] += out[i];
+    Y* const at = y + t.y_offset[p];
+    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
+      acc[p][v] = floor > acc[p][v] ? floor : acc[p][v];  // one max instruction; NaN stays NaN, as torch's
+      store_lanes<lane_count<F, H>(v)>(at + first_lane<F, H>(v), acc[p][v]);
+    });
+  }
+  if (t.pool) {
+    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
+      vf sum = acc[0][v];
+#pragma GCC unroll 16
+      for (int p = 1; p < P; p++) sum += acc[p][v];
+      float* const at = t.pool + first_lane<F, H>(v);
+      store_lanes<lane_count<F, H>(v)>(at, load_lanes<lane_count<F, H>(v)>(at) + sum);
+    });
   }
 }
 
-// The longest chain of additions into one accumulator. One chain of K errs by about sqrt(K) / 5 units in the last place of
-// the result, so longer sums are cut: the accumulators are put aside and begin again at zero (costs 1-2 % where it happens).
-constexpr int kChain = 512;
-
-template <class Dot, int P, int F, int H, bool Long>
+// The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
+// the loop starts, which costs about 50 cycles a tile.
+template <class Dot, int P, int F, int H, bool Grouped>
 void run_tile(const Tile& t) {
   constexpr int V = vectors(F, H);
-  constexpr int kLanes = F * 16 + H * 8;
-  const Conv& c = *t.conv;
   vf acc[P][V];
-  if (c.bias == nullptr) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
+  for (int p = 0; p < P; p++)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; v++) acc[p][v] = vf{};
-  } else if (t.lanes == kLanes) {
-    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-      const vf b = load_lanes<lane_count<F, H>(v)>(c.bias + t.channel + first_lane<F, H>(v));
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++) acc[p][v] = b;
-    });
-  } else {
-    float b[V * VL] = {};
-    for (int i = 0; i < t.lanes; i++) b[i] = c.bias[t.channel + i];
-    for (int v = 0; v < V; v++) {
-      const vf bias = load(b + v * VL);
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++) acc[p][v] = bias;
-    }
-  }
-  const int64_t total = (int64_t)c.taps * c.steps + c.steps2, panel_words = total * 16;
-  const uint32_t* w = t.w;
-  const uint32_t* wh = t.w + F * panel_words;
-  vf aside[P][V];
-  bool cut = false;
-  int chain = 0;
-  const auto put_aside = [&]() __attribute__((always_inline)) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) {
-        aside[p][v] = cut ? aside[p][v] + acc[p][v] : acc[p][v];
-        acc[p][v] = vf{};
-      }
-    cut = true;
-    chain = 0;
-  };
-  const auto add = [&](const uint32_t* const(&xp)[P], int64_t first, int steps) __attribute__((always_inline)) {
-    if constexpr (!Long) {
-      accumulate<Dot, P, F, H>(acc, xp, first, w, wh, panel_words, steps);
-    } else {
-      for (int at = 0; at < steps;) {
-        const int here = steps - at < kChain ? steps - at : kChain;
-        if (chain + here > kChain) put_aside();
-        accumulate<Dot, P, F, H>(acc, xp, first + at, w, wh, panel_words, here);
-        at += here;
-        chain += here;
-      }
-    }
-  };
+    for (int v = 0; v < V; v++) acc[p][v] = vf{};
+  const uint32_t *w = t.w, *wh = t.wh;
+  const char* ahead = t.ahead;
   const uint32_t* xp[P];
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p];
-  for (int tap = 0; tap < c.taps; tap++) add(xp, c.tap_offset[tap], c.steps);
-  if (c.steps2) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++) xp[p] = c.x2 + t.x2_offset[p];
-    add(xp, 0, c.steps2);
+  const int64_t* tap = t.taps;
+  for (int i = 0; i < t.tap_count; i++) {
+    if constexpr (Grouped) {
+      accumulate<Dot, P, F, H>(acc, xp, *tap++, w, wh, t.panel_words, t.steps);
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += t.every;
+    } else {
+      accumulate_ahead<Dot, P, F, H>(acc, xp, *tap++, w, wh, t.panel_words, t.steps, ahead, t.every);
+    }
   }
-  if (Long && cut) {
+  if constexpr (!Grouped) {
+    if (t.steps2) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) acc[p][v] += aside[p][v];
+      for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[p];
+      accumulate_ahead<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.every);
+    }
   }
-  if (c.y_type == Type::f32) finish<float, P, F, H>(acc, t);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    const float* const start = t.start + p * t.start_pixel;
+    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
+      acc[p][v] += load_lanes<lane_count<F, H>(v)>(start + first_lane<F, H>(v));
+    });
+  }
+  if (t.y_type == Type::f32) finish<float, P, F, H>(acc, t);
   else finish<uint16_t, P, F, H>(acc, t);
 }
 
-template <class Dot, int P, int F, int H, bool Long>
+template <class Dot, int P, int F, int H, bool Grouped>
 REGNET_INLINE void dispatch_pixels(const Tile& t, int pixels_here) {
   if constexpr (P > 1) {
-    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H, Long>(t, pixels_here);
+    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H, Grouped>(t, pixels_here);
   }
-  run_tile<Dot, P, F, H, Long>(t);
+  run_tile<Dot, P, F, H, Grouped>(t);
 }
 
 struct TaskPixels {
-  const uint32_t* x;
   int64_t x_offset[kMaxTaskPixels], x2_offset[kMaxTaskPixels], y_offset[kMaxTaskPixels], residual_offset[kMaxTaskPixels];
   int count;
 };
 
-// All pixels of the task against one tile-wide set of panels. The pixels are shared out evenly over the tiles: 49 pixels
-// in tiles of 6 become 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
-//
-// No software prefetch of the weights that come next: on Zen 3 it won nothing on 14 x 14 and lost 10-20 % where a panel is larger
-// than L1 (888 channels); the hardware follows these streams.
-template <class Dot, int F, int H>
-void run_panels(Tile t, const TaskPixels& px) {
-  constexpr int P = pixels<Dot>(F, H);
+// A tile-wide set of panels of a task.
+struct PanelSet {
+  const Conv* conv;
+  const uint32_t *x, *w;
+  int64_t channel;          // first output channel
+  int lanes;                // output channels that exist in the set (<= its width)
+  float* pool;
+};
+
+// One pixel's channels that do not fill the set (a count that is no multiple of 8): lane by lane.
+__attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int64_t residual_offset, int64_t y_offset) {
+  const Conv& c = *s.conv;
+  const bool f32 = c.y_type == Type::f32;
+  for (int i = 0; c.residual && i < s.lanes; i++)
+    sums[i] += f32 ? static_cast<const float*>(c.residual)[residual_offset + s.channel + i]
+                   : bf16_to_float(static_cast<const uint16_t*>(c.residual)[residual_offset + s.channel + i]);
+  for (int i = 0; i < s.lanes; i += VL) {
+    float out[VL] = {};
+    const int here = s.lanes - i < VL ? s.lanes - i : VL;
+    __builtin_memcpy(out, sums + i, here * 4);
+    vf v = load(out);
+    if (c.activation == Activation::silu) silu_all(&v, 1);
+    store(out, c.activation == Activation::relu ? relu(v) : v);
+    for (int j = 0; j < here; j++) {
+      if (f32) static_cast<float*>(c.y)[y_offset + s.channel + i + j] = out[j];
+      else static_cast<uint16_t*>(c.y)[y_offset + s.channel + i + j] = float_to_bf16(out[j]);
+      if (s.pool) s.pool[s.channel + i + j] += out[j];
+    }
+  }
+}
+
+// All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
+// 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
+template <class Dot, int F, int H, bool Grouped>
+void run_panels(const PanelSet& s, const TaskPixels& px) {
+  constexpr int P = pixels<Dot>(F, H), kLanes = F * 16 + H * 8;
+  const Conv& c = *s.conv;
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
-  const bool chained = (int64_t)t.conv->taps * t.conv->steps + t.conv->steps2 > kChain + kChain / 4;
-  for (int i = 0, at = 0; i < tiles; i++) {
-    const int here = base + (i < extra);
-    t.x_offset = px.x_offset + at;
-    t.x2_offset = px.x2_offset + at;
-    t.y_offset = px.y_offset + at;
-    t.residual_offset = px.residual_offset + at;
-    if (chained) dispatch_pixels<Dot, P, F, H, true>(t, here);
-    else dispatch_pixels<Dot, P, F, H, false>(t, here);
-    at += here;
+  const bool partial = s.lanes < kLanes;
+  float bias[kLanes] = {};
+  if (c.bias) __builtin_memcpy(bias, c.bias + s.channel, (partial ? s.lanes : kLanes) * 4);
+  float aside[kMaxTaskPixels * kLanes];  // touched only where a reduction has several blocks, or lanes are missing
+  int64_t aside_offset[P];
+  for (int p = 0; p < P; p++) aside_offset[p] = p * kLanes;
+
+  Blocks blocks(c);
+  Tile t;
+  t.panel_words = blocks.total() * 16;
+  const char* const next = (const char*)(s.w + blocks.total() * kLanes);
+  for (Block b; blocks.next(b);) {
+    const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
+    t.x = s.x + b.first;
+    t.x2 = c.x2 + b.first2;
+    t.taps = c.tap_offset + b.tap;
+    t.tap_count = b.taps;
+    t.steps = b.steps, t.steps2 = b.steps2;
+    t.w = s.w + b.at * 16;
+    t.wh = s.w + F * t.panel_words + b.at * 8;
+    t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
+    t.silu = !raw && c.activation == Activation::silu;
+    t.y_type = raw ? Type::f32 : c.y_type;
+    t.pool = raw || !s.pool ? nullptr : s.pool + s.channel;
+    t.start_pixel = b.at ? kLanes : 0;
+    const int64_t element = c.y_type == Type::f32 ? 4 : 2;
+    t.residual = raw || !c.residual ? nullptr : static_cast<const char*>(c.residual) + s.channel * element;
+    // as many lines as the next set has, spread over the steps of this one; a grouped convolution fetches after each tap
+    const int64_t lines = kLanes / 8 * b.count() / 2;  // that this block has to fetch
+    if constexpr (Grouped) t.every = (lines / (tiles * b.taps) + 1) * 64;
+    else t.every = (int64_t)tiles * b.count() / (lines ? lines : 1) + 1;
+    for (int i = 0, at = 0; i < tiles; i++) {
+      const int here = base + (i < extra);
+      t.x_offset = px.x_offset + at;
+      t.x2_offset = px.x2_offset + at;
+      t.start = b.at ? aside + at * kLanes : bias;
+      t.residual_offset = px.residual_offset + at;
+      if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
+      else t.y = static_cast<char*>(c.y) + s.channel * element, t.y_offset = px.y_offset + at;
+      t.ahead = next + kLanes * 4 * (b.at + b.count() * i / tiles);
+      dispatch_pixels<Dot, P, F, H, Grouped>(t, here);
+      at += here;
+    }
+    if (last && partial)
+      for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.residual_offset[i], px.y_offset[i]);
+  }
+}
+
+template <class Dot, bool Grouped>
+REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const TaskPixels& px) {
+  switch (full * 2 + half) {
+    case 1: return run_panels<Dot, 0, 1, Grouped>(s, px);
+    case 2: return run_panels<Dot, 1, 0, Grouped>(s, px);
+#if VL >= 8
+    case 3: return run_panels<Dot, 1, 1, Grouped>(s, px);
+#endif
+#if VL == 16
+    case 4: return run_panels<Dot, 2, 0, Grouped>(s, px);
+    case 5: return run_panels<Dot, 2, 1, Grouped>(s, px);
+    case 6: return run_panels<Dot, 3, 0, Grouped>(s, px);
+#endif
+    default: __builtin_trap();
   }
 }
 
@@ -214,7 +296,7 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
       }
     }
   }
-  px.x = c.x;
+  const uint32_t* x = c.x;
   if (c.gate) {  // scale the task's input once, into scratch: the multiplication is 1/channels of the work that follows
     int64_t n = task.pixel0 / area, left = area - task.pixel0 % area;
     for (int i = 0; i < px.count; i++) {
@@ -242,13 +324,13 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
       px.x_offset[i] = (int64_t)i * c.steps;
       if (--left == 0) left = area, n++;
     }
-    px.x = scratch;
+    x = scratch;
   }
   const int64_t channels = (int64_t)c.groups * c.group_out;
   const int per_group = (int)panel_count(c.group_out);
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
   const bool half_tail = c.group_out % 16 != 0 && c.group_out % 16 <= 8;
-  Tile t{};
+  PanelSet t{};
   t.conv = &c;
   t.pool = c.pool ? c.pool + task.pool_slot * channels : nullptr;
   if (t.pool) {
@@ -272,25 +354,14 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     } else if (half && full && (!kHalfJoins || full == 3)) {
       half = 0;
     }
-    t.x = px.x + (int64_t)group * c.steps;
+    t.x = x + (int64_t)group * c.steps;
     t.w = c.w + group * c.w_group + (int64_t)in_group * 16 * total;
     t.channel = (int64_t)group * c.group_out + in_group * 16;
     const int64_t left = c.group_out - in_group * 16;
     const int width = full * 16 + half * 8;
     t.lanes = left < width ? (int)left : width;
-    switch (full * 2 + half) {
-      case 1: run_panels<Dot, 0, 1>(t, px); break;
-      case 2: run_panels<Dot, 1, 0>(t, px); break;
-#if VL >= 8
-      case 3: run_panels<Dot, 1, 1>(t, px); break;
-#endif
-#if VL == 16
-      case 4: run_panels<Dot, 2, 0>(t, px); break;
-      case 5: run_panels<Dot, 2, 1>(t, px); break;
-      case 6: run_panels<Dot, 3, 0>(t, px); break;
-#endif
-      default: __builtin_trap();
-    }
+    if (c.taps > 1 && c.steps2 == 0) dispatch_panels<Dot, true>(full, half, t, px);
+    else dispatch_panels<Dot, false>(full, half, t, px);
     panel += full + half;
   }
 }

@@ -1,6 +1,7 @@
 #include "executor.h"
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <thread>
 
@@ -23,16 +24,21 @@ void relax(int spins) {
 #endif
 }
 
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 struct alignas(64) Counter {
   std::atomic<int> value{0};
 };
 
 }  // namespace
 
-void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork) {
+void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork, double* seconds) {
   if (workers <= 1) {
-    for (const Phase& phase : phases)
-      for (int t = 0; t < phase.tasks; t++) phase.run(t, 0);
+    for (size_t i = 0; i < phases.size(); i++) {
+      const double begin = seconds ? now() : 0;
+      for (int t = 0; t < phases[i].tasks; t++) phases[i].run(t, 0);
+      if (seconds) seconds[i] = now() - begin;
+    }
     return;
   }
   // next[phase][part]: tasks taken of each worker's part; done[phase]: tasks finished.
@@ -41,6 +47,7 @@ void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork)
   fork(workers, [&](int worker) {
     for (size_t i = 0; i < count; i++) {
       const Phase& phase = phases[i];
+      const double start = seconds && worker == 0 ? now() : 0;
       int finished = 0;
       for (int turn = 0; turn < workers; turn++) {
         const int part = (worker + turn) % workers;
@@ -56,6 +63,7 @@ void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork)
       }
       if (finished) done[i].value.fetch_add(finished, std::memory_order_acq_rel);
       for (int spins = 0; done[i].value.load(std::memory_order_acquire) < phase.tasks; spins++) relax(spins);
+      if (seconds && worker == 0) seconds[i] = now() - start;
     }
   });
 }

@@ -63,7 +63,8 @@ class Builder {
     }
   }
 
-  void run(const Fork& fork) {
+  // Runs the phases; with `profile` `repeats` times, noting each phase's time. One that is repeated reads the same inputs again.
+  void run(const Fork& fork, std::vector<PhaseTime>* profile = nullptr, int repeats = 1) {
     size_buffers();
     Arena arena(arena_bytes());
     take_buffers(arena);
@@ -88,7 +89,14 @@ class Builder {
       i = end;
     }
     if (half_out_) add_to_half(current);
-    plan_.run(fork);
+    if (!profile) return plan_.run(fork);
+    const std::vector<Phase>& phases = plan_.phases();
+    for (const Phase& phase : phases) profile->push_back({phase.step, phase.work, phase.macs, {}});
+    std::vector<double> seconds(phases.size());
+    for (int r = 0; r < repeats; r++) {
+      plan_.run(fork, seconds.data());
+      for (size_t i = 0; i < phases.size(); i++) (*profile)[i].seconds.push_back(seconds[i]);
+    }
   }
 
  private:
@@ -106,7 +114,7 @@ class Builder {
     const int64_t count = head ? x_.n * (s.c_out ? s.c_out : s.c_in) : s.c_out * m.out_h * m.out_w;
     const int64_t parts = std::clamp<int64_t>(count / 16384, 1, 4 * plan_.workers);
     uint16_t* const to = reinterpret_cast<uint16_t*>(out_);
-    plan_.add(static_cast<int>(rounds * parts), [=](int t, int) {
+    plan_.add(Work::store, rounds * parts, [=](int t, int) {
       const int64_t n = t / parts, begin = count * (t % parts) / parts, end = count * (t % parts + 1) / parts;
       float_to_half(reinterpret_cast<const float*>(current + n * stride) + begin, to + n * count + begin, end - begin);
     });
@@ -174,6 +182,7 @@ class Builder {
   const char* add_step(size_t j, const char* in, int64_t first, int64_t images) {
     char* const out = output_of(j, in);
     const Step& s = steps_[j];
+    plan_.set_step(static_cast<int>(j));
     if (s.kind == StepKind::conv) add_stem(s, maps_[j], j == 0, in, out, first, images);
     else if (s.kind == StepKind::block) add_block(s, maps_[j], in, out, first, images);
     else add_head(s, maps_[j], in, out);
@@ -382,6 +391,13 @@ void run_network(const TensorView& x, Type type, const void* weights, const floa
                  int workers, const Fork& fork) {
   if (x.n == 0) return;
   Builder(x, type, weights, params, steps, out, workers).run(fork);
+}
+
+std::vector<PhaseTime> profile_network(const TensorView& x, Type type, const void* weights, const float* params,
+                                       const std::vector<Step>& steps, void* out, int workers, const Fork& fork, int repeats) {
+  std::vector<PhaseTime> times;
+  if (x.n > 0) Builder(x, type, weights, params, steps, out, workers).run(fork, &times, repeats);
+  return times;
 }
 
 }  // namespace regnet_kernels::cpu

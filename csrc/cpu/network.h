@@ -21,4 +21,14 @@ Shape network_output(const std::vector<Step>& steps, int64_t c, int64_t h, int64
 void run_network(const TensorView& x, Type type, const void* weights, const float* params, const std::vector<Step>& steps,
                  void* out, int workers, const Fork& fork);
 
+// Where the time goes: the same, `repeats` times, with the seconds of each phase in each of them.
+struct PhaseTime {
+  int step;
+  Work work;
+  double macs;  // nominal multiply-adds
+  std::vector<double> seconds;
+};
+std::vector<PhaseTime> profile_network(const TensorView& x, Type type, const void* weights, const float* params,
+                                       const std::vector<Step>& steps, void* out, int workers, const Fork& fork, int repeats);
+
 }  // namespace regnet_kernels::cpu

@@ -18,7 +18,7 @@ Type compute_type(const ConvArgs& a) {
 
 void add_to_half(Plan& plan, const float* from, uint16_t* to, int64_t total) {
   const int64_t parts = std::clamp<int64_t>(total / 16384, 1, 4 * plan.workers);
-  plan.add(static_cast<int>(parts), [=](int t, int) {
+  plan.add(Work::load, parts, [=](int t, int) {
     const int64_t begin = total * t / parts, end = total * (t + 1) / parts;
     float_to_half(from + begin, to + begin, end - begin);
   });
@@ -66,7 +66,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
               Arena::padded(slot_floats * 4) + Arena::padded(scratch * 4 * workers));
 
   uint32_t* packed = arena.take<uint32_t>(words);
-  plan.add(1, [&a, type, packed](int, int) { pack_weights(a.weight, a.groups, type, packed); });
+  plan.add(Work::load, 1, [&a, type, packed](int, int) { pack_weights(a.weight, a.groups, type, packed); });
   c.w = packed;
   char* loaded = arena.take<char>(x_bytes);
   if (direct) {
@@ -88,7 +88,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
   plan.add_conv(c, images);
   if (a.sums) {
     const int64_t slots = plan.pool_slots(c);
-    plan.add(static_cast<int>(images), [=, &a](int n, int) {
+    plan.add(Work::load, images, [=, &a](int n, int) {
       float* sums = a.sums + n * out_channels;
       std::fill(sums, sums + out_channels, 0.0f);
       for (int64_t s = 0; s < slots; s++)
@@ -114,7 +114,7 @@ size_t se_bytes(int64_t images, const SeWeights& w, int workers) {
 
 void add_se(Plan& plan, Arena& arena, const float* sums, int64_t images, float inverse_count, const SeWeights& w, float* gate) {
   float* w2t = arena.take<float>(w.channels * w.squeeze);
-  plan.add(1, [w, w2t](int, int) { transpose(w.w2, w.channels, w.squeeze, w2t); });
+  plan.add(Work::load, 1, [w, w2t](int, int) { transpose(w.w2, w.channels, w.squeeze, w2t); });
   SqueezeExcite se{};
   se.sums = sums;
   se.slots = 1;
@@ -156,7 +156,7 @@ void run_squeeze_excite(const TensorView& x, const SeWeights& w, void* out, int 
   char* const y = half ? loaded : static_cast<char*>(out);
   const int64_t parts = std::clamp<int64_t>(pixels * x.c / 16384, 1, std::min<int64_t>(pixels, 2 * workers));
   const int64_t channels = x.c;
-  plan.add(static_cast<int>(x.n * parts), [=](int t, int) {
+  plan.add(Work::store, x.n * parts, [=](int t, int) {
     const int64_t n = t / parts, begin = pixels * (t % parts) / parts, end = pixels * (t % parts + 1) / parts;
     const int64_t at = (n * pixels + begin) * channels * bytes;
     k->scale_pixels(type, in + at, gate + n * channels, y + at, end - begin, channels);

@@ -63,7 +63,8 @@ void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void
   const Kernels* kernels = &k;
   uint32_t* const scratch = scratch_;
   const int64_t each = scratch_each_;
-  phases_.push_back({tasks + extra, [=, extra_run = std::move(extra_run)](int t, int worker) {
+  const double macs = static_cast<double>(images * area) * c.groups * c.group_out * ((int64_t)c.taps * c.steps + c.steps2) * (c.type == Type::f32 ? 1 : 2);
+  add(c.groups > 1 ? Work::grouped : Work::dense, tasks + extra, [=, extra_run = std::move(extra_run)](int t, int worker) {
     if (t >= tasks) return extra_run(t - tasks);
     // panels innermost: the tasks of one worker share their pixels
     const int64_t split = t % cut.splits, block = t / cut.splits % cut.blocks, round = t / cut.splits / cut.blocks;
@@ -76,7 +77,7 @@ void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void
     task.panel1 = static_cast<int>(std::min(panels, units * (split + 1) / cut.splits * unit));
     task.pool_slot = round * cut.blocks + block;
     kernels->conv(c, task, scratch + worker * each);
-  }});
+  }, macs);
 }
 
 int64_t Plan::pool_slots(const Winograd& w) const { return cut_winograd(w, (int64_t)w.tiles_h * w.tiles_w, workers).blocks; }
@@ -87,7 +88,8 @@ void Plan::add_winograd(const Winograd& w, int64_t images) {
   const Kernels* kernels = &k;
   uint32_t* const scratch = scratch_;
   const int64_t each = scratch_each_;
-  phases_.push_back({static_cast<int>(rounds * cut.blocks * cut.splits), [=](int t, int worker) {
+  const double macs = 9.0 * images * w.out_h * w.out_w * w.groups * w.group_width * w.group_width;
+  add(Work::winograd, rounds * cut.blocks * cut.splits, [=](int t, int worker) {
     const int64_t block = t % cut.blocks, round = t / cut.blocks % rounds, split = t / cut.blocks / rounds;
     WinogradTask task;
     task.tile0 = round * area + tiles * block / cut.blocks;
@@ -96,7 +98,7 @@ void Plan::add_winograd(const Winograd& w, int64_t images) {
     task.group1 = static_cast<int>(w.groups * (split + 1) / cut.splits);
     task.pool_slot = round * cut.blocks + block;
     kernels->winograd(w, task, reinterpret_cast<float*>(scratch + worker * each));
-  }});
+  }, macs);
 }
 
 void Plan::add_squeeze_excite(const SqueezeExcite& s) {
@@ -104,35 +106,35 @@ void Plan::add_squeeze_excite(const SqueezeExcite& s) {
   const int64_t work = (int64_t)s.images * s.channels * (s.squeeze + s.slots);
   const int tasks = static_cast<int>(std::clamp<int64_t>(work / 8192, 1, std::min<int64_t>(workers, s.squeeze)));
   const int64_t each = (int64_t)s.images * s.channels;
-  phases_.push_back({tasks, [=](int t, int) {
+  add(Work::squeeze, tasks, [=](int t, int) {
     kernels->se_reduce_fc1(s, s.squeeze * t / tasks, s.squeeze * (t + 1) / tasks, s.pooled + t * each);
-  }});
+  });
   const int units = static_cast<int>(divide_up(s.channels, 16));
   const int parts = std::min(tasks, units);
-  phases_.push_back({parts, [=](int t, int) {
+  add(Work::squeeze, parts, [=](int t, int) {
     kernels->se_fc2(s, units * t / parts * 16, std::min(s.channels, units * (t + 1) / parts * 16));
-  }});
+  });
 }
 
 void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out, int64_t out_image) {
   const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
   const int64_t image = out_image ? out_image : rows * row_bytes;
   const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
-  phases_.push_back({static_cast<int>(images * parts), [=](int t, int) {
+  add(Work::load, images * parts, [=](int t, int) {
     const int64_t n = t / parts, part = t % parts;
     load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
               static_cast<char*>(out) + n * image);
-  }});
+  });
 }
 
 void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t image, int64_t pixels, int64_t channels, float* sums, void* means) {
   const Kernels* kernels = &k;
-  phases_.push_back({static_cast<int>(images), [=](int n, int) {
+  add(Work::pool, images, [=](int n, int) {
     kernels->sum_pixels(type, static_cast<const char*>(x) + n * image, pixels, channels, sums + n * channels);
     if (means)
       kernels->store_scaled(type, sums + n * channels, 1.0f / static_cast<float>(pixels),
                             static_cast<char*>(means) + n * channels * type_bytes(type), channels);
-  }});
+  });
 }
 
 const int64_t* Plan::keep(std::vector<int64_t> taps) {

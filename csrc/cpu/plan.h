@@ -37,8 +37,12 @@ class Plan {
   // Sums over the pixels of each image (`image` bytes apart), and their scaled, rounded means if `means` is not null.
   void add_sum_pixels(Type type, const void* x, int64_t images, int64_t image, int64_t pixels, int64_t channels, float* sums, void* means);
 
-  void add(int tasks, std::function<void(int, int)> run) { phases_.push_back({tasks, std::move(run)}); }
-  void run(const Fork& fork) { run_phases(phases_, workers, fork); }
+  void add(Work work, int64_t tasks, std::function<void(int, int)> run, double macs = 0) {
+    phases_.push_back({static_cast<int>(tasks), std::move(run), work, step_, macs});
+  }
+  void set_step(int step) { step_ = step; }  // of the phases that are added from here on
+  void run(const Fork& fork, double* seconds = nullptr) { run_phases(phases_, workers, fork, seconds); }
+  const std::vector<Phase>& phases() const { return phases_; }
 
   // Tap offsets that outlive the plan's phases.
   const int64_t* keep(std::vector<int64_t> taps);
@@ -48,6 +52,7 @@ class Plan {
 
  private:
   std::vector<Phase> phases_;
+  int step_ = 0;
   std::vector<std::unique_ptr<std::vector<int64_t>>> kept_;
   uint32_t* scratch_ = nullptr;
   int64_t scratch_each_ = 0;
