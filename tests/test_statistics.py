@@ -262,7 +262,8 @@ def test_parameter_trend_finds_what_moves_with_flops():
         (lambda: fit_trend([1, 1, 1], [1, 2, 3]), "at least 2 different x"),
         (lambda: fit_trend([1, 2], [1, 2]), "2 values: at least 3 are needed"),
         (lambda: fit_trend([1, 2, 3], [1, 2, 3], "cubic"), "use one of 'sqrt'"),
-        (lambda: parameter_trend([1, 2], [1, 2], [1, 2]), "no flop regime holds 8 models"),
+        (lambda: parameter_trend([1] * 20, [1] * 20, [1] * 20), "4 regimes of 20 models: each needs 8; use at most 2"),
+        (lambda: parameter_trend([1] * 20, [1] * 20, [1] * 20, edges=(5, 6)), "no flop regime holds 8 models"),
     ],
 )  # fmt: skip
 def test_bad_input_is_explained(call, reason):

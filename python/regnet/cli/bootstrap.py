@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from regnet.cli.output import comma_list, console, positive, print_json
+from regnet.cli.output import comma_list, console, plain, positive, print_json
 from regnet.cli.results import share
 
-DESCRIPTION = """Show the likely best value of parameters and the range of good ones, by the paper's empirical bootstrap: draw a quarter of the
-(parameter, error) pairs with replacement, keep the parameter of the lowest error, 10,000 times; the median, and the central 95 %.
+DESCRIPTION = """Show the likely best value of parameters and the range of good ones, by the paper's empirical bootstrap: draw a
+quarter of the (parameter, error) pairs with replacement, keep the parameter of the lowest error, 10,000 times; the median, and
+the central 95 %.
 
 The file is JSON Lines, a model a line, with "error" and "config" (or the parameter as a field). Parameters: depth, w_0, w_a, w_m,
-group_width, bottleneck_ratio of RegNets; of AnyNets also widths[0], depths[3], ...; flops, params, acts. With --regimes the same in
-each of several parts of the models by flops."""
+group_width, bottleneck_ratio of RegNets; of AnyNets also widths[0], depths[3], ...; flops, params, acts. With --regimes the same
+in each of several parts of the models by flops."""
 
 EXAMPLES = """examples:
   regnet bootstrap regnetx.jsonl --param w_m --out w_m.svg
@@ -21,7 +22,9 @@ EXAMPLES = """examples:
 
 
 def add(subparsers):
-    parser = subparsers.add_parser("bootstrap", help="the best value of a parameter, with its range", description=DESCRIPTION, epilog=EXAMPLES)
+    parser = subparsers.add_parser(
+        "bootstrap", help="the best value of a parameter, with its range", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="results")
     parser.add_argument("--param", type=comma_list, required=True, metavar="A,B", help="parameters")
     parser.add_argument("--regimes", type=positive, metavar="N", help="N parts of equally many models, by flops")
@@ -51,7 +54,8 @@ def run(options: argparse.Namespace) -> None:
     settings = {"share": options.share, "resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
     if options.regimes:
         trends = {
-            name: parameter_trend(table["flops"], table[name], table["error"], regimes=options.regimes, **settings) for name in options.param
+            name: parameter_trend(table["flops"], table[name], table["error"], regimes=options.regimes, **settings)
+            for name in options.param
         }
         rows = [(name, flops, best) for name, trend in trends.items() for flops, best in zip(trend.flops, trend.best, strict=True)]
     else:
@@ -60,7 +64,10 @@ def run(options: argparse.Namespace) -> None:
     if options.out and options.regimes:
         save_figure(plot_parameter_trends(trends, title=options.title), options.out)
     elif options.out:
-        save_figure(plot_bootstrap({name: (table[name], best) for name, best in found.items()}, table["error"], title=options.title), options.out)
+        save_figure(
+            plot_bootstrap({name: (table[name], best) for name, best in found.items()}, table["error"], title=options.title),
+            options.out,
+        )
     if options.json:
         print_json({"parameters": [_as_json(*row) for row in rows], "models": len(table["error"]), "left_out": left_out})
     else:
@@ -76,6 +83,7 @@ def _as_json(name, flops, best) -> dict:
 def _print(rows, left_out: int) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("parameter")
@@ -84,7 +92,7 @@ def _print(rows, left_out: int) -> None:
         table.add_column(column, justify="right")
     for name, flops, best in rows:
         where = (f"{flops / 1e9:.3g}",) if with_flops else ()
-        table.add_row(name, *where, str(best.n), f"{best.median:.4g}", f"{best.low:.4g} .. {best.high:.4g}")
+        table.add_row(Text(name), *where, str(best.n), f"{best.median:.4g}", f"{best.low:.4g} .. {best.high:.4g}")
     console().print(table, highlight=False)
     if left_out:
-        console().print(f"left out, as they lack an error or a parameter: {left_out} records", highlight=False)
+        plain(console(), f"left out, as they lack an error or a parameter: {left_out} records")

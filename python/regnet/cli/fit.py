@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from regnet.cli.output import comma_list, console, print_json
+from regnet.cli.output import comma_list, console, plain, print_json
 from regnet.cli.results import share
 
-DESCRIPTION = """Fit a quantized linear function to the block widths of networks: their w_0, w_a, w_m and the error e_fit of the best fit (mean
-|log(fitted / real width)| over the blocks). --out plots the widths of up to 16 networks, block by block; of more, e_fit against error where
-the records have errors, and all widths in one panel where they have not.
+DESCRIPTION = """Fit a quantized linear function to the block widths of networks: their w_0, w_a, w_m and the error e_fit of the
+best fit (mean |log(fitted / real width)| over the blocks). --out plots the widths of up to 16 networks, block by block; of more,
+e_fit against error where the records have errors, and all widths in one panel where they have not.
 
-With --trend, fit a curve over flops F (in GF) instead: acts = a sqrt(F), params = a + b F (both in millions), runtime = a F + b sqrt(F) (ms),
-with intervals from a bootstrap over the models."""
+With --trend, fit a curve over flops F (in GF) instead: acts = a sqrt(F), params = a + b F (both in millions), runtime = a F + b
+sqrt(F) (ms), with intervals from a bootstrap over the models."""
 
 EXAMPLES = """examples:
   regnet fit regnetx_3.2gf resnet_50 --out widths.svg
@@ -24,12 +24,20 @@ EXAMPLES = """examples:
 
 
 def add(subparsers):
-    parser = subparsers.add_parser("fit", help="linear structure of networks, trends over flops", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("what", nargs="+", metavar="WHAT", help="model name or pattern, .jsonl file of records, .json file with a configuration "
-                        "(or one on the line), or, for a trend, results of `regnet bench --json` or `regnet compare --out`")  # fmt: skip
+    parser = subparsers.add_parser(
+        "fit", help="linear structure of networks, trends over flops", description=DESCRIPTION, epilog=EXAMPLES
+    )
+    parser.add_argument(
+        "what", nargs="+", metavar="WHAT", help="model name or pattern, .jsonl file of records, .json file with a configuration (or "
+        "one on the line), or, for a trend, results of `regnet bench --json` or `regnet compare --out`",
+    )  # fmt: skip
     parser.add_argument("--trend", choices=("acts", "params", "runtime"), help="fit this over flops")
-    parser.add_argument("--form", choices=("sqrt", "proportional", "linear", "linear_sqrt"), help="of the trend (default: the paper's)")
-    parser.add_argument("--peers", type=comma_list, default=("ours",), metavar="A,B", help="whose times of a benchmark (default: ours)")
+    parser.add_argument(
+        "--form", choices=("sqrt", "proportional", "linear", "linear_sqrt"), help="of the trend (default: the paper's)"
+    )
+    parser.add_argument(
+        "--peers", type=comma_list, default=("ours",), metavar="A,B", help="whose times of a benchmark (default: ours)"
+    )
     parser.add_argument("--confidence", type=share, default=0.95, help="of the trend's intervals (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--title", default="", help="of the plot")
@@ -68,11 +76,19 @@ def _trend(options: argparse.Namespace) -> None:
     if options.out:
         save_figure(plot_trends(groups, ylabel=label, title=options.title), options.out)
     if options.json:
-        print_json({"trend": options.trend, "form": form, "unit": label, "groups": [_trend_json(name, points) for name, points in groups.items()]})
+        print_json(
+            {
+                "trend": options.trend,
+                "form": form,
+                "unit": label,
+                "groups": [_trend_json(name, points) for name, points in groups.items()],
+            }
+        )
         return
     for name, (x, _, trend) in groups.items():
         intervals = ", ".join(f"{low:.3g} .. {high:.3g}" for low, high in zip(trend.low, trend.high, strict=True))
-        console().print(f"{name}: {label} = {trend}   ({trend.confidence:.0%}: {intervals}; {len(x)} models, off by {trend.relative_residual:.1%})", highlight=False)
+        quality = f"{len(x)} models, off by {trend.relative_residual:.1%}"
+        plain(console(), f"{name}: {label} = {trend}   ({trend.confidence:.0%}: {intervals}; {quality})")
 
 
 def _trend_json(name, points) -> dict:
@@ -101,6 +117,7 @@ def _linear(options: argparse.Namespace) -> None:
         return
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("network")
@@ -110,7 +127,7 @@ def _linear(options: argparse.Namespace) -> None:
     for network, fit in zip(found, fits, strict=True):
         error = network.record.get("error")
         end = ("-" if error is None else f"{error:.2f}",) if errors else ()
-        table.add_row(network.name, str(fit.depth), str(fit.w_0), f"{fit.w_a:.4g}", f"{fit.w_m:.4g}", f"{fit.e_fit:.4f}", *end)
+        table.add_row(Text(network.name), str(fit.depth), str(fit.w_0), f"{fit.w_a:.4g}", f"{fit.w_m:.4g}", f"{fit.e_fit:.4f}", *end)
     console().print(table, highlight=False)
 
 
@@ -130,7 +147,11 @@ def _plot(options: argparse.Namespace, found: list, fits: list) -> None:
     from regnet.plots import plot_fit_errors, plot_width_population, plot_width_profiles, save_figure
     from regnet.plots.widths import MOST_PANELS, WidthProfile, block_widths
 
-    trained = [(fit.e_fit, network.record["error"]) for network, fit in zip(found, fits, strict=True) if network.record.get("error") is not None]
+    trained = [
+        (fit.e_fit, network.record["error"])
+        for network, fit in zip(found, fits, strict=True)
+        if network.record.get("error") is not None
+    ]
     if len(found) <= MOST_PANELS:
         profiles = [
             WidthProfile(network.name, block_widths(network.config), fit.w_0, fit.w_a, fit.widths, fit.e_fit)

@@ -14,6 +14,11 @@ def console() -> Console:
     return made if made.is_terminal else Console(width=max(150, made.width))
 
 
+def plain(screen: Console, text: str, style: str | None = None) -> None:
+    """A line as it is: brackets in names and reasons are no markup, numbers get no colours."""
+    screen.print(text, highlight=False, markup=False, style=style)
+
+
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=1))
 

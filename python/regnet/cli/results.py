@@ -27,7 +27,9 @@ def labelled_files(files: Sequence[Path], by: str, names: Sequence[str] | None) 
     from regnet.records import columns, read_records
 
     if names is not None and (by != "file" or len(names) != len(files)):
-        raise ValueError(f"{len(names)} names for {len(files)} files: give one for each file" if by == "file" else "--names is for --by file")
+        raise ValueError(
+            f"{len(names)} names for {len(files)} files: give one for each file" if by == "file" else "--names is for --by file"
+        )
     labels = list(names) if names is not None else _stems(files)
     if len(set(labels)) < len(labels):
         raise ValueError(f"two curves would have one name: {', '.join(labels)}; give different --names")

@@ -25,13 +25,16 @@ def trend_points(what: str, sources: Sequence[str], peers: Sequence[str]) -> Poi
         elif path.suffix == ".jsonl":
             groups = {path.stem: _from_records(what, path)}
         elif what == "runtime":
-            raise ValueError(f"a runtime trend needs measured times, and {source!r} is no .json or .jsonl file: "
-                             "measure with `regnet bench --json run.json` or `regnet compare --out run.json`")
+            raise ValueError(
+                f"a runtime trend needs measured times, and {source!r} is no .json or .jsonl file: "
+                "measure with `regnet bench --json run.json` or `regnet compare --out run.json`"
+            )
         else:
             groups = {source: _from_names(what, source)}
+        groups = {name: points for name, points in groups.items() if points[0]}
+        if not groups:
+            raise ValueError(f"{source} holds no model with flops and {what}")
         for name, (x, y) in groups.items():
-            if not x:
-                raise ValueError(f"{source} holds no model with flops and {what}")
             old = found.setdefault(name, ([], []))
             old[0].extend(x)
             old[1].extend(y)
@@ -53,7 +56,9 @@ def _from_results(what: str, path: Path, peers: Sequence[str]) -> Points:
     if what != "runtime":
         raise ValueError(f"{path} holds runtimes: fit --trend runtime")
     if unknown := [peer for peer in peers if peer not in {record["peer"] for record in results["latency"]}]:
-        raise ValueError(f"{path} holds no times of {unknown[0]!r}; it has {', '.join(sorted({record['peer'] for record in results['latency']}))}")
+        raise ValueError(
+            f"{path} holds no times of {unknown[0]!r}; it has {', '.join(sorted({record['peer'] for record in results['latency']}))}"
+        )
     found: Points = {}
     for record in results["latency"]:
         if record["peer"] in peers:
@@ -68,12 +73,12 @@ def _from_comparison(what: str, path: Path) -> Points:
     from regnet.published.run import load
     from regnet.published.tables import complexity_and_runtime
 
-    groups = complexity_and_runtime(load(path), published_models())
+    groups = complexity_and_runtime(load(path), published_models(), measured=what == "runtime")
     scale = UNITS[what][0]
     return {
         name: ([flops / 1e9 for flops in group["flops"]], [value / scale for value in group[what]])
         for name, group in groups.items()
-        if len(group["flops"]) > 2
+        if len(group["flops"]) > 2  # a family of two models has no trend
     }
 
 
@@ -90,7 +95,9 @@ def _from_records(what: str, path: Path) -> tuple[list[float], list[float]]:
                 cost = complexity(config_from_json(record["config"]))
             except ValueError as error:
                 raise RecordError(f"{path}, record {line}: {error}") from error
-            record = {"flops": cost.flops, "params": cost.params, "acts": cost.acts} | {k: v for k, v in record.items() if v is not None}
+            record = {"flops": cost.flops, "params": cost.params, "acts": cost.acts} | {
+                k: v for k, v in record.items() if v is not None
+            }
         if record.get("flops") is not None and record.get(field) is not None:
             x.append(record["flops"] / 1e9)
             y.append(record[field] / scale)

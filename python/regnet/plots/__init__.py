@@ -12,6 +12,6 @@ from regnet.plots.trend import plot_trends
 from regnet.plots.widths import plot_fit_errors, plot_width_population, plot_width_profiles
 
 __all__ = [
-    "check_figure_path", "plot_bootstrap", "plot_edf", "plot_error_latency", "plot_fit_errors", "plot_parameter_trends", "plot_runtime",
-    "plot_search_efficiency", "plot_trends", "plot_width_population", "plot_width_profiles", "save_figure",
+    "check_figure_path", "plot_bootstrap", "plot_edf", "plot_error_latency", "plot_fit_errors", "plot_parameter_trends",
+    "plot_runtime", "plot_search_efficiency", "plot_trends", "plot_width_population", "plot_width_profiles", "save_figure",
 ]  # fmt: skip

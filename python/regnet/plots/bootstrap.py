@@ -61,5 +61,3 @@ def plot_parameter_trends(parameters: Mapping[str, ParameterTrend], *, title: st
             figure.suptitle(title, fontsize=11, fontweight="bold")
         figure.supylabel(f"best value, {next(iter(parameters.values())).best[0].confidence:.0%} interval", fontsize=9)
     return figure
-
-

@@ -25,7 +25,14 @@ def plot_edf(spaces: Mapping[str, EDF], *, title: str = "", bands: bool = True, 
         for (name, curve), color, line in zip(spaces.items(), _cycle(COLORS, len(spaces)), _cycle(LINES, len(spaces)), strict=True):
             e, share, low, high = curve.steps()
             end = max(right, e[-1])
-            axis.step([min(left, e[0]), *e, end], [0, *share, 1], where="post", color=color, linestyle=line, label=f"{name}  [{curve.legend}]")
+            axis.step(
+                [min(left, e[0]), *e, end],
+                [0, *share, 1],
+                where="post",
+                color=color,
+                linestyle=line,
+                label=f"{name}  [{curve.legend}]",
+            )
             if bands:
                 axis.fill_between([*e, end], [*low, low[-1]], [*high, high[-1]], step="post", color=color, alpha=0.13, linewidth=0)
         axis.set_xlim(left, right)
@@ -34,7 +41,9 @@ def plot_edf(spaces: Mapping[str, EDF], *, title: str = "", bands: bool = True, 
         axis.set_ylabel("cumulative probability")
         first = next(iter(spaces.values()))
         kind = "of the whole curve" if first.band == "dkw" else "at each error"
-        legend = axis.legend(loc="lower right", title="space  [n | min | mean]" + (f"\nbands: {first.confidence:.0%} {kind}" if bands else ""))
+        legend = axis.legend(
+            loc="lower right", title="space  [n | min | mean]" + (f"\nbands: {first.confidence:.0%} {kind}" if bands else "")
+        )
         legend.get_title().set_fontsize(8)
         legend.set_alignment("left")
         axis.set_title(title)
@@ -52,7 +61,9 @@ def plot_search_efficiency(spaces: Mapping[str, SearchEfficiency], *, title: str
             if len(spaces) == 1:
                 axis.fill_between(curve.m, curve.low, curve.high, color=color, alpha=0.1, linewidth=0)
             axis.fill_between(curve.m, curve.expected_low, curve.expected_high, color=color, alpha=0.25, linewidth=0)
-            axis.plot(curve.m, curve.expected, color=color, linestyle=line, marker="o", markersize=3.5, label=f"{name}  (n = {curve.n})")
+            axis.plot(
+                curve.m, curve.expected, color=color, linestyle=line, marker="o", markersize=3.5, label=f"{name}  (n = {curve.n})"
+            )
         log_ticks(axis, "x")
         axis.set_xlabel("models trained, m")
         axis.set_ylabel("lowest error of m, %")

@@ -27,8 +27,8 @@ def plot_runtime(groups: Mapping[str, dict[str, Sequence[float]]], *, unit: str 
             xs, ys = [], []
             for place, (name, group) in enumerate(groups.items()):
                 x, y = np.asarray(group[field], dtype=float) / scale, np.asarray(group["runtime"], dtype=float)
-                axis.scatter(x, y, s=24, color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], edgecolor="white", linewidth=0.5,
-                             label=name, zorder=3)  # fmt: skip
+                color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+                axis.scatter(x, y, s=24, color=color, marker=marker, edgecolor="white", linewidth=0.5, label=name, zorder=3)
                 xs.append(x)
                 ys.append(y)
             log_ticks(axis, "x")
@@ -58,8 +58,8 @@ def plot_error_latency(
                 continue
             color = COLORS[place % len(COLORS)]
             curves.append(([ms for _, ms, _ in models], [error for _, _, error in models]))
-            axis.plot(*curves[-1], color=color, linestyle=LINES[place % len(LINES)],
-                      marker=MARKERS[place % len(MARKERS)], markersize=5.5, markeredgecolor="white", markeredgewidth=0.6, label=name)  # fmt: skip
+            line, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
+            axis.plot(*curves[-1], color=color, linestyle=line, marker=marker, markersize=5.5, markeredgecolor="white", label=name)
             points += [(ms, error, label, color) for label, ms, error in models]
         log_ticks(axis, "x")
         axis.set_xlabel(xlabel)

@@ -25,7 +25,8 @@ SUFFIXES = (".svg", ".png", ".pdf")
 SETTINGS = {
     "font.size": 9.5, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "legend.frameon": True, "legend.edgecolor": "none", "legend.framealpha": 0.8, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "savefig.facecolor": "white",
+    "axes.titlelocation": "left", "legend.frameon": True, "legend.edgecolor": "none", "legend.framealpha": 0.8, "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8, "savefig.facecolor": "white",
     "svg.hashsalt": "regnet",  # the same figure gives the same file
 }  # fmt: skip
 
@@ -91,7 +92,9 @@ def log_ticks(axis: Axes, which: str, values: tuple[float, ...] = (1, 2, 5)) -> 
     scale.set_minor_formatter(NullFormatter())
 
 
-def place_labels(axis: Axes, points: list[tuple[float, float, str, str]], curves: list[tuple[list[float], list[float]]], size: float = 7.5) -> None:
+def place_labels(
+    axis: Axes, points: list[tuple[float, float, str, str]], curves: list[tuple[list[float], list[float]]], size: float = 7.5
+) -> None:
     """Names beside points (x, y, text, colour), each on the side where it covers least of other names, points and curves (x, y);
     one that would cover another name is left out. Call it last: it measures the axis as it is."""
     axis.figure.draw_without_rendering()
@@ -106,7 +109,9 @@ def place_labels(axis: Axes, points: list[tuple[float, float, str, str]], curves
             box = label.get_window_extent()
             out = not (inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1))
             blocked = out or any(box.overlaps(other) for other in taken)
-            found.append((1000 * blocked + 50 * _covered(box.padded(3), others) + 2 * _covered(box, inked) + 0.1 * rank, rank, label, box))
+            found.append(
+                (1000 * blocked + 50 * _covered(box.padded(3), others) + 2 * _covered(box, inked) + 0.1 * rank, rank, label, box)
+            )
         penalty, _, best, box = min(found, key=lambda entry: entry[:2])
         for *_, label, _ in found:
             if label is not best or penalty >= 1000:
@@ -117,7 +122,8 @@ def place_labels(axis: Axes, points: list[tuple[float, float, str, str]], curves
 
 _SIDES = (
     (6, 0, "left", "center"), (4, 5, "left", "bottom"), (4, -5, "left", "top"), (0, 6, "center", "bottom"), (0, -6, "center", "top"),
-    (-4, -5, "right", "top"), (-4, 5, "right", "bottom"), (-6, 0, "right", "center"), (9, 11, "left", "bottom"), (-9, -11, "right", "top"),
+    (-4, -5, "right", "top"), (-4, 5, "right", "bottom"), (-6, 0, "right", "center"), (9, 11, "left", "bottom"),
+    (-9, -11, "right", "top"),
 )  # fmt: skip
 
 

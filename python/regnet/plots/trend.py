@@ -47,7 +47,9 @@ def draw_trends(axis: Axes, groups: Mapping[str, TrendPoints], logarithmic: bool
         across = np.geomspace(x.min() / 1.15, x.max() * 1.15, 200) if logarithmic else np.linspace(0, x.max() * 1.05, 200)
         low, high = trend.interval(across)
         axis.fill_between(across, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.plot(across, trend(across), color=color, linestyle=LINES[place % len(LINES)], linewidth=1.5, label=f"{name}:  {_pretty(trend)}")
+        axis.plot(
+            across, trend(across), color=color, linestyle=LINES[place % len(LINES)], linewidth=1.5, label=f"{name}:  {_pretty(trend)}"
+        )
         axis.scatter(x, y, s=26, color=color, marker=MARKERS[place % len(MARKERS)], edgecolor="white", linewidth=0.6, zorder=3)
     if logarithmic:
         log_ticks(axis, "x")

@@ -33,11 +33,20 @@ def plot_width_profiles(profiles: Sequence[WidthProfile], *, title: str = "") ->
     columns = min(4, len(profiles))
     rows = -(-len(profiles) // columns)
     with styled():
-        figure, axes = new_figure(rows, columns, width=max(4.6, 2.7 * columns + 0.3), height=0.7 + (2.4 if columns > 1 else 3.0) * rows)
+        figure, axes = new_figure(
+            rows, columns, width=max(4.6, 2.7 * columns + 0.3), height=0.7 + (2.4 if columns > 1 else 3.0) * rows
+        )
         for axis, profile in zip(axes, profiles, strict=False):
             j = np.arange(len(profile.widths))
             if profile.w_a is not None:
-                axis.plot(j, profile.w_0 + profile.w_a * j, color=COLORS[0], linewidth=1.3, linestyle=(0, (5, 2)), label="$u_j = w_0 + w_a j$")
+                axis.plot(
+                    j,
+                    profile.w_0 + profile.w_a * j,
+                    color=COLORS[0],
+                    linewidth=1.3,
+                    linestyle=(0, (5, 2)),
+                    label="$u_j = w_0 + w_a j$",
+                )
             if profile.fitted is not None:
                 axis.step(j, profile.fitted, where="mid", color=COLORS[1], linewidth=2.4, alpha=0.75, label="quantized fit")
             axis.plot(j, profile.widths, color=INK, marker="o", markersize=3.4, linewidth=0, label="block widths")
@@ -85,8 +94,8 @@ def plot_width_population(
 
 
 def plot_fit_errors(spaces: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str = "") -> Figure:
-    """e_fit against error, a panel a space: name -> (e_fit (n,), errors (n,)); the line joins the medians of the errors of equally many
-    models each, and best models near e_fit = 0 show as points at the lower left."""
+    """e_fit against error, a panel a space: name -> (e_fit (n,), errors (n,)); the line joins the medians of
+    equally many models each, the dashed line is the mean e_fit."""
     if not spaces:
         raise PlotError("no design space to plot: give at least one")
     with styled():

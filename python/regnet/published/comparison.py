@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from regnet.published.models import PublishedModel
 
-# A RegNet may cost this much more than the model beside it. Picks what the paper's tables put side by side.
-MAY_COST = 1.06
+# What a RegNet may cost beside a model of cost 1. Picks what the paper's tables put side by side.
+MAY_COST = (0.7, 1.06)
 MOBILE_FLOPS = (540e6, 660e6)
 
 
@@ -22,14 +22,14 @@ class Pair(NamedTuple):
 def equal_cost_pairs(
     others: Sequence[PublishedModel], regnets: Sequence[PublishedModel], by: Literal["flops", "acts"] = "flops"
 ) -> list[Pair]:
-    """For each of `others` with a published cost the largest RegNet of at most 1.06 times its flops or acts.
+    """For each of `others` with a published cost the RegNet of most flops (or acts) within 0.7 to 1.06 times its own.
 
-    "Largest" is by the same quantity. Models with no RegNet that cheap are left out.
+    Models without such a RegNet are left out.
     """
     pairs = []
     for other in others:
-        limit = getattr(other, by)
-        fitting = [model for model in regnets if limit and getattr(model, by) <= MAY_COST * limit]
+        cost = getattr(other, by)
+        fitting = [model for model in regnets if cost and MAY_COST[0] <= getattr(model, by) / cost <= MAY_COST[1]]
         if fitting:
             pairs.append(Pair(other, max(fitting, key=lambda model: getattr(model, by))))
     return pairs
@@ -38,5 +38,7 @@ def equal_cost_pairs(
 def mobile_regime(models: Sequence[PublishedModel]) -> list[PublishedModel]:
     """The mobile models and the RegNets of about 600 MF, by falling error."""
     low, high = MOBILE_FLOPS
-    chosen = [model for model in models if model.family == "mobile" or (model.family.startswith("RegNet") and low <= model.flops <= high)]
+    chosen = [
+        model for model in models if model.family == "mobile" or (model.family.startswith("RegNet") and low <= model.flops <= high)
+    ]
     return sorted(chosen, key=lambda model: -model.error)

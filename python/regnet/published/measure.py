@@ -10,7 +10,7 @@ from regnet.published.models import PublishedModel
 
 ROUNDS = 3
 METHOD = (
-    "random weights with measured BatchNorm statistics and a random image, float32, torch.inference_mode, each model at its published resolution; ours: "
+    "random weights with measured BatchNorm statistics and a random image, float32, torch.inference_mode; ours: "
     "regnet.optimize (RegNet and ResNe(X)t); eager: PyTorch, channels_last (all); blocks of timed calls in turn, medians with the "
     "20th and 80th percentile"
 )
@@ -40,10 +40,15 @@ def cost(model: PublishedModel) -> dict[str, int]:
 
 
 def latency(
-    model: PublishedModel, batch: int = 1, *, resolution: int | None = None, rounds: int = ROUNDS, block_seconds: float = 0.2,
+    model: PublishedModel,
+    batch: int = 1,
+    *,
+    resolution: int | None = None,
+    rounds: int = ROUNDS,
+    block_seconds: float = 0.2,
     tick: Callable[[str], None] | None = None,
 ) -> dict[str, dict]:
-    """Milliseconds a batch: {"ours": {median_ms, p20_ms, p80_ms, best_ms, calls}, "eager": {...}}, "ours" where the model is one of ours.
+    """Milliseconds a batch: {"ours": {median_ms, p20_ms, p80_ms, best_ms, calls}, "eager": {...}}, without "ours" for other families.
 
     resolution: None for the published one. tick is called after each block of calls (rounds a peer). Raises RuntimeError where
     memory does not suffice.

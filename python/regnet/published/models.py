@@ -56,7 +56,9 @@ class PublishedModel:
 def published_models() -> tuple[PublishedModel, ...]:
     """All of them, family by family."""
     rows = json.loads(resources.files("regnet.published").joinpath("results.json").read_text(encoding="utf-8"))["models"]
-    return tuple(PublishedModel(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows)
+    return tuple(
+        PublishedModel(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows
+    )
 
 
 def find_published(patterns: Sequence[str] | None = None) -> tuple[PublishedModel, ...]:
@@ -70,6 +72,8 @@ def find_published(patterns: Sequence[str] | None = None) -> tuple[PublishedMode
         wanted = pattern.lower().replace("_", "-")
         found = {model for model in models if any(fnmatchcase(name.lower(), wanted) for name in (model.name, model.family))}
         if not found:
-            raise UnknownModelError(f"no published model matches {pattern!r}; families: {', '.join(FAMILIES)}; names such as {models[0].name}")
+            raise UnknownModelError(
+                f"no published model matches {pattern!r}; families: {', '.join(FAMILIES)}; names such as {models[0].name}"
+            )
         chosen |= found
     return tuple(model for model in models if model in chosen)

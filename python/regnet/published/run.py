@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,25 +42,31 @@ class Plan:
 def run(plan: Plan, out: Path | None = None, advance: Advance | None = None) -> dict:
     """Compare: complexity and, if wanted, latency of each model; {"schema", "machine", "settings", "models": {name: row}}.
 
-    out: a file that is read first (rows measured there are not measured again) and replaced atomically after each model. A row is
-    the published model's fields, "computed" (flops, params, acts), "latency" (see `measure.latency`), and "omitted", the reason
-    where something is missing. advance(text, n): progress. Raises CompareError if `out` is no such file, or was measured on another
-    machine or with other settings.
+    out: a file that is read first (see `begin`) and replaced atomically after each model. A row is the published model's fields,
+    "computed" (flops, params, acts), "latency" (see `measure.latency`), and "omitted", the reason where something is missing.
+    advance(text, n): progress.
     """
     import torch
 
     advance = advance or (lambda text, count: None)
+    results = begin(plan, out)
     before = torch.get_num_threads()
-    if plan.threads:
-        torch.set_num_threads(plan.threads)
+    torch.set_num_threads(results["settings"]["threads"])
     try:
-        fresh = _header(plan, torch.get_num_threads())
-        results = _continued(Path(out), fresh, plan.latency) if out and Path(out).exists() else fresh
         for model in plan.models:
             _one(model, plan, results, advance, out)
         return results
     finally:
         torch.set_num_threads(before)
+
+
+def begin(plan: Plan, out: Path | None = None) -> dict:
+    """Results without a model, or those of an earlier run in `out`, whose rows need not be measured again.
+
+    Raises CompareError if `out` is no such file, or was measured on another machine or with other settings.
+    """
+    fresh = _header(plan)
+    return _continued(Path(out), fresh, plan.latency) if out and Path(out).exists() else fresh
 
 
 def load(path: Path) -> dict:
@@ -101,10 +107,13 @@ def _one(model: PublishedModel, plan: Plan, results: dict, advance: Advance, out
         _save(results, Path(out))
 
 
-def _header(plan: Plan, threads: int) -> dict:
+def _header(plan: Plan) -> dict:
+    import torch
+
     from regnet.bench import machine
 
-    settings = {"batch": plan.batch, "threads": threads, "resolution": plan.resolution, "rounds": plan.rounds, "block_seconds": plan.block_seconds}
+    settings = {name: getattr(plan, name) for name in ("batch", "threads", "resolution", "rounds", "block_seconds")}
+    settings["threads"] = plan.threads or torch.get_num_threads()
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     header = {"schema": SCHEMA, "date": date, "machine": machine.describe(), "versions": machine.versions()}
     return header | {"method": measure.METHOD, "settings": settings, "models": {}}

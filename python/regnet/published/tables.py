@@ -10,9 +10,12 @@ from regnet.published.models import PublishedModel
 
 
 class Row(NamedTuple):
-    """A line of a table. cost: flops, params, acts counted here, or as published, or absent. v100_ms: as the paper prints it (64 images).
-    here_ms, eager_ms: median of a batch here, ours (eager where the model is none of ours) and eager. faster_v100, faster_here,
-    faster_eager: the time of the model that opens the group over this one's, None for that model itself."""
+    """A line of a table.
+
+    cost: flops, params, acts, counted here, or as published, or absent. v100_ms: as the paper prints it, for 64 images. here_ms,
+    eager_ms: median of a batch here, ours (eager for models that are none of ours) and eager. faster_v100, faster_here,
+    faster_eager: time of the model that opens the group over this one's; None for that model itself.
+    """
 
     model: PublishedModel
     cost: dict[str, int]
@@ -33,9 +36,9 @@ class ComparisonTable(NamedTuple):
 
 
 def comparison_tables(results: dict, models: Sequence[PublishedModel]) -> list[ComparisonTable]:
-    """The tables that `models` fill: the mobile regime, ResNe(X)t at equal flops and at equal activations, EfficientNet at equal flops.
+    """The tables that `models` fill: mobile regime, ResNe(X)t at equal flops and at equal activations, EfficientNet at equal flops.
 
-    results: of `regnet.published.run.run`. RegNets beside a model are the largest of at most 1.06 times its cost.
+    results: of `regnet.published.run.run`. The RegNets beside a model are those of `equal_cost_pairs`.
     """
     families = {name: [model for model in models if model.family == name] for name in ("RegNetX", "RegNetY", "EfficientNet")}
     resnets = [model for model in models if model.family in ("ResNet", "ResNeXt")]
@@ -43,7 +46,9 @@ def comparison_tables(results: dict, models: Sequence[PublishedModel]) -> list[C
     tables = [
         ComparisonTable("resnet_flops", "ResNe(X)t at equal flops", _beside(resnets, regnets, "flops", results)),
         ComparisonTable("resnet_acts", "ResNe(X)t at equal activations", _beside(resnets, regnets, "acts", results)),
-        ComparisonTable("efficientnet_flops", "EfficientNet at equal flops", _beside(families["EfficientNet"], regnets, "flops", results)),
+        ComparisonTable(
+            "efficientnet_flops", "EfficientNet at equal flops", _beside(families["EfficientNet"], regnets, "flops", results)
+        ),
     ]
     mobile = all_rows(results, mobile_regime(models))
     if any(row.model.family == "mobile" for row in mobile):
@@ -57,7 +62,7 @@ def all_rows(results: dict, models: Sequence[PublishedModel]) -> list[Row]:
 
 
 def error_over_latency(results: dict, models: Sequence[PublishedModel]) -> dict[str, list[tuple[str, float, float]]]:
-    """{family: [(short name, ms, error)]} for `plot_error_latency`: latency here, or the paper's V100 times if nothing was measured."""
+    """{family: [(short name, ms, error)]} for `plot_error_latency`: latency here, or the paper's V100 times if none was measured."""
     rows = all_rows(results, models)
     pick: Callable[[Row], float | None] = (lambda row: row.here_ms) if any(row.here_ms for row in rows) else (lambda row: row.v100_ms)
     found: dict[str, list[tuple[str, float, float]]] = {}
@@ -69,11 +74,11 @@ def error_over_latency(results: dict, models: Sequence[PublishedModel]) -> dict[
     return found
 
 
-def complexity_and_runtime(results: dict, models: Sequence[PublishedModel]) -> dict[str, dict[str, list[float]]]:
-    """{family: {"flops", "params", "acts", "runtime": lists}} of the models measured here, for `plot_runtime`."""
-    found: dict[str, dict[str, list[float]]] = {}
+def complexity_and_runtime(results: dict, models: Sequence[PublishedModel], *, measured: bool = True) -> dict[str, dict[str, list]]:
+    """{family: {"flops", "params", "acts", "runtime": lists}} for `plot_runtime` and trends; measured: only models timed here."""
+    found: dict[str, dict[str, list]] = {}
     for row in all_rows(results, models):
-        if row.here_ms is not None:
+        if row.cost and (row.here_ms is not None or not measured):
             family = found.setdefault(row.model.family, {"flops": [], "params": [], "acts": [], "runtime": []})
             for name, value in (row.cost | {"runtime": row.here_ms}).items():
                 family[name].append(value)
@@ -95,7 +100,13 @@ def _row(model: PublishedModel, results: dict) -> Row:
     published = {name: getattr(model, name) for name in ("flops", "params", "acts") if getattr(model, name) is not None}
     latency = found.get("latency") or {}
     here = latency.get("ours") or latency.get("eager") or {}
-    return Row(model, found.get("computed") or published, model.v100_ms_paper, here.get("median_ms"), latency.get("eager", {}).get("median_ms"))
+    return Row(
+        model,
+        found.get("computed") or published,
+        model.v100_ms_paper,
+        here.get("median_ms"),
+        latency.get("eager", {}).get("median_ms"),
+    )
 
 
 def _against(first: Row, row: Row) -> Row:

@@ -19,7 +19,8 @@ def columns(records: Iterable[dict], names: Sequence[str]) -> tuple[dict[str, np
 
     A name is a field of the record (`error`, `flops`, ...) or of its configuration (`w_m`; of an AnyNet also `depth`, the blocks of
     all stages, `group_width` and `bottleneck_ratio` where all stages have the same); `widths[0]` is the first stage's; `d`, `b` and
-    `g` are short for depth, bottleneck_ratio and group_width. Raises RecordError if a name occurs in no record, with the names that do.
+    `g` are short for depth, bottleneck_ratio and group_width. Raises RecordError with the names that occur if one
+    occurs in no record.
     """
     records = list(records)
     values = {name: [number(record, name) for record in records] for name in names}

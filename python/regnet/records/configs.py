@@ -28,7 +28,7 @@ def config_from_json(value: dict) -> AnyNetConfig | RegNetConfig:
     kinds = _kinds()
     name = value.get("type") if isinstance(value, dict) else None
     if name not in kinds:
-        raise RecordError(f"config of type {name!r}: expected an object with \"type\": {' or '.join(map(repr, kinds))}")
+        raise RecordError(f'config of type {name!r}: expected an object with "type": {" or ".join(map(repr, kinds))}')
     known = {field.name for field in fields(kinds[name])}
     settings = {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items() if key in known}
     try:

@@ -33,7 +33,7 @@ def iter_records(path: str | Path) -> Iterator[dict]:
     Raises FileNotFoundError, and RecordError with file, line number and reason for a bad line. A last line that has no end and
     cannot be read was left by a killed writer: it is skipped with a warning (the next `append_records` removes it).
     """
-    for number, record in _numbered(Path(path)):
+    for _, record in _numbered(Path(path)):
         if record is not None:
             yield record
 
@@ -179,4 +179,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-

@@ -47,8 +47,10 @@ def parameter_trend(
     if flops.min() <= 0:
         raise SampleError("flops must be above 0")
     if edges is None:
-        if regimes < 1:
-            raise SampleError(f"regimes {regimes}: use at least 1")
+        if not 1 <= regimes * MODELS_AT_LEAST <= len(flops):
+            raise SampleError(
+                f"{regimes} regimes of {len(flops)} models: each needs {MODELS_AT_LEAST}; use at most {len(flops) // MODELS_AT_LEAST}"
+            )
         limits = np.quantile(flops, np.linspace(0, 1, regimes + 1)[1:-1])
     else:
         limits = np.asarray(edges, dtype=np.float64)

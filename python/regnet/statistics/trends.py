@@ -1,4 +1,4 @@
-"""How complexity and runtime grow with flops: acts = a sqrt(F), params = a + b F, runtime = a F + b sqrt(F), with bootstrap intervals."""
+"""How complexity and runtime grow with flops: acts = a sqrt(F), params = a + b F, runtime = a F + b sqrt(F), with intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from regnet.statistics.samples import SampleError, as_sample, check_confidence, check_resamples, chunks, generator, resampled_counts, tails
+from regnet.statistics.samples import (
+    SampleError,
+    as_sample,
+    check_confidence,
+    check_resamples,
+    chunks,
+    generator,
+    resampled_counts,
+    tails,
+)
 
 
 @dataclass(frozen=True)
@@ -64,19 +73,28 @@ class Trend:
         return low, high
 
     def __str__(self) -> str:
-        terms = (f"{value:.3g}" + (f" {term}" if term != "1" else "") for value, term in zip(self.coefficients, self.form.terms, strict=True))
+        terms = (
+            f"{value:.3g}" + (f" {term}" if term != "1" else "")
+            for value, term in zip(self.coefficients, self.form.terms, strict=True)
+        )
         return " + ".join(terms).replace("+ -", "- ")
 
 
 def fit_trend(
-    x: object, y: object, form: str = "linear_sqrt", *, relative: bool = True, confidence: float = 0.95, resamples: int = 10_000,
+    x: object,
+    y: object,
+    form: str = "linear_sqrt",
+    *,
+    relative: bool = True,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
     seed: int = 0,
 ) -> Trend:
     """Least squares of y (n,) on x (n,) (flops in GF, as the paper writes its fits) in one of the FORMS.
 
     relative: minimise (y - fit) / y, so that a model of 0.2 GF counts as much as one of 32 GF (this gives the 6.3 F + 20 sqrt(F) ms
-    of RegNetX on a V100); False: minimise y - fit. The intervals come from resampling the points. Raises SampleError for an unknown form, x < 0, fewer points than one more than the coefficients,
-    or fewer distinct x than coefficients.
+    of RegNetX on a V100); False: minimise y - fit. The intervals come from resampling the points. Raises SampleError for an unknown
+    form, x < 0, no more points than coefficients, or fewer distinct x than coefficients.
     """
     if form not in FORMS:
         raise SampleError(f"form {form!r} is unknown; use one of {', '.join(map(repr, FORMS))}")
@@ -86,7 +104,9 @@ def fit_trend(
     if len(x) != len(y):
         raise SampleError(f"x has {len(x)} values and y {len(y)}: give pairs")
     if x.min() < 0 or len(np.unique(x)) < terms:
-        raise SampleError(f"a {form} trend needs at least {terms} different x, none below 0; got {len(np.unique(x))}, the lowest {x.min():g}")
+        raise SampleError(
+            f"a {form} trend needs at least {terms} different x, none below 0; got {len(np.unique(x))}, the lowest {x.min():g}"
+        )
     if relative and (y <= 0).any():
         raise SampleError("a relative fit needs y above 0")
     check_confidence(confidence)
