@@ -30,7 +30,7 @@ _HOMES = {
     "convert_state_dict": "regnet.checkpoints",
 }
 _SUBMODULES = (
-    "bench", "checkpoints", "cli", "cost", "errors", "models", "parity", "plots", "published", "records", "statistics", "swap",
+    "bench", "checkpoints", "cli", "cost", "design_space", "errors", "models", "parity", "plots", "published", "records", "statistics", "swap",
 )  # fmt: skip
 
 try:
