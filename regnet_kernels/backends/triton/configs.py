@@ -27,23 +27,29 @@ class Config(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a class of cards may be given, for 16-bit types and for float32."""
+    """What a class of cards may be given, for 16-bit types and for float32. gated_depth: the most input channels a step where a gate
+    is multiplied in, which goes through registers."""
 
     rows: tuple[int, ...]
     columns: int
     depths: tuple[int, ...]
     stages: int
+    gated_depth: int = 32
+    warp_elements: int = 64 * 32  # accumulators of a warp: 64 registers a thread
 
 
 HALF, FULL = 2, 4  # bytes of an element
 
+_FULL = Limits((64, 32, 16), 64, (32, 16), stages=2, warp_elements=512)  # without tensor cores
+
 LIMITS = {
     # arch: {bytes of an element: limits}. Ampere's and Hopper's large shared memory holds one stage more.
-    "sm_80": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), 4), FULL: Limits((64, 32, 16), 64, (32, 16), 2)},
-    "sm_86": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), 3), FULL: Limits((64, 32, 16), 64, (32, 16), 2)},
-    "sm_90": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), 4), FULL: Limits((64, 32, 16), 64, (32, 16), 2)},
-    "sm_100": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), 4), FULL: Limits((64, 32, 16), 64, (32, 16), 2)},
-    "gfx942": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), 2), FULL: Limits((64, 32, 16), 64, (32, 16), 2)},
+    "sm_80": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=4), FULL: _FULL},
+    "sm_86": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=3), FULL: _FULL},
+    # wgmma reads both operands from shared memory: registers are left for more accumulators
+    "sm_90": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=4, gated_depth=64, warp_elements=96 * 32), FULL: _FULL},
+    "sm_100": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=4), FULL: _FULL},
+    "gfx942": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=2), FULL: _FULL},
 }
 CLASS = {"sm_80": "sm_80", "sm_86": "sm_86", "sm_87": "sm_86", "sm_89": "sm_86", "sm_90": "sm_90", "sm_100": "sm_100",
          "sm_103": "sm_100", "sm_120": "sm_86", "sm_121": "sm_86", "gfx942": "gfx942"}
@@ -71,7 +77,7 @@ class GateConfig(NamedTuple):
     stages: int
 
 
-GATE = {HALF: GateConfig(16, 64, 64, 64, 4, 2), FULL: GateConfig(16, 32, 32, 32, 4, 2)}
+GATE = {HALF: GateConfig(16, 64, 64, 32, 4, 2), FULL: GateConfig(16, 32, 32, 32, 4, 2)}
 # One multiprocessor reads about 100 GB/s from the L2 cache: this much takes as long as another launch in a CUDA graph.
 ONE_LAUNCH_BYTES = 256 << 10
 
@@ -96,8 +102,8 @@ def limits(card: Machine, dtype: torch.dtype) -> Limits:
     return LIMITS[CLASS.get(card.arch, "sm_86")][dtype.itemsize]
 
 
-def pointwise(device: torch.device, dtype: torch.dtype, rows: int, k: int, o: int) -> Config:
-    return _pointwise(machine(device), dtype, rows, k, o)
+def pointwise(device: torch.device, dtype: torch.dtype, rows: int, k: int, o: int, gated: bool) -> Config:
+    return _pointwise(machine(device), dtype, rows, k, o, gated)
 
 
 def grouped(device: torch.device, dtype: torch.dtype, rows: int, image_rows: int, group_width: int, channels: int) -> Config:
@@ -107,7 +113,7 @@ def grouped(device: torch.device, dtype: torch.dtype, rows: int, image_rows: int
 
 def direct(device: torch.device, dtype: torch.dtype, rows: int, depth: int, o: int) -> Config:
     card = machine(device)
-    allowed = limits(card, dtype)
+    allowed = limits(card, dtype)._replace(rows=(64, 32, 16))  # a gather of single elements takes registers
     columns = min(allowed.columns, 64)
     chosen = next((size for size in (16, 32) if depth <= size), 32)
     return _finish(card, dtype, _rows(card, allowed, rows, 0, cut_columns(o, columns).tiles), columns, o, chosen, 1)
@@ -118,25 +124,26 @@ def gate(dtype: torch.dtype) -> GateConfig:
 
 
 @cache
-def _pointwise(card: Machine, dtype: torch.dtype, rows: int, k: int, o: int) -> Config:
+def _pointwise(card: Machine, dtype: torch.dtype, rows: int, k: int, o: int, gated: bool) -> Config:
     allowed = limits(card, dtype)
-    depth = min(allowed.depths, key=lambda size: -(-k // size) * (size + 8))
+    depths = [size for size in allowed.depths if not gated or size <= allowed.gated_depth]
+    depth = min(depths, key=lambda size: -(-k // size) * (size + 8))
     return _finish(card, dtype, _rows(card, allowed, rows, 0, cut_columns(o, allowed.columns).tiles), allowed.columns, o, depth,
-                   allowed.stages, gated=True)
+                   allowed.stages, gated)
 
 
 @cache
 def _grouped(card: Machine, dtype: torch.dtype, rows: int, image_rows: int, group_width: int, channels: int) -> Config:
     allowed = limits(card, dtype)
     span = group_span(group_width, channels)
-    parts = channels // span * cut_columns(span, allowed.columns).tiles
+    parts = -(-channels // span) * cut_columns(span, allowed.columns).tiles
     depth = min(allowed.depths, key=lambda size: walk(span, size)[1] * (size + 8) * (FLAT_COST if walk(span, size)[0] else 1))
     return _finish(card, dtype, _rows(card, allowed, rows, image_rows, parts), allowed.columns, span, depth, allowed.stages)
 
 
 def group_span(group_width: int, channels: int) -> int:
     """The channels that a program of the grouped convolution reads: a group's, or those of two groups of 8."""
-    return 16 if group_width == 8 and channels % 16 == 0 else group_width
+    return 16 if group_width == 8 and channels > 8 else group_width
 
 
 def walk(span: int, depth: int) -> tuple[bool, int]:
@@ -158,7 +165,10 @@ def _rows(card: Machine, allowed: Limits, rows: int, image_rows: int, parts: int
 
 def _finish(card: Machine, dtype: torch.dtype, rows: int, columns: int, o: int, depth: int, stages: int, gated: bool = False) -> Config:
     width = cut_columns(o, columns).width
-    warps = 8 if rows * width >= 128 * 128 or (rows * width >= 64 * 64 and dtype == torch.float32) else 4
+    most = limits(card, dtype).warp_elements
+    warps = 8 if rows * width > 4 * most else 4
+    # With more threads than 16-byte pieces of a tile, each would load less than 16 bytes at once.
+    warps = max(1, min(warps, rows * depth * dtype.itemsize // (16 * 32)))
     step = (rows * (2 if gated else 1) + width) * depth * dtype.itemsize
     while stages > 1 and stages * step > card.shared_memory * 0.9:
         stages -= 1

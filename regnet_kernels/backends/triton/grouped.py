@@ -31,10 +31,11 @@ def _pixels(rows, pixels_out, width_out, STRIDE: tl.constexpr):
 
 
 @triton.jit
-def _weights(w, group, columns, tap, channel, there, GROUP: tl.constexpr, PACKED: tl.constexpr):
+def _weights(w, group, columns, tap, channel, there, c_size, GROUP: tl.constexpr, PACKED: tl.constexpr):
     """w[columns, tap, channel] as (depth, columns). PACKED groups of GROUP channels lie on a diagonal, zeros elsewhere."""
     row = (group * (GROUP * PACKED) + columns) * (9 * GROUP)
-    mask = there[:, None] & (columns < GROUP * PACKED)[None, :]
+    wanted = (columns < GROUP * PACKED) & (group * (GROUP * PACKED) + columns < c_size)
+    mask = there[:, None] & wanted[None, :]
     if PACKED == 1:
         return tl.load(w + row[None, :] + (tap * GROUP + channel)[:, None], mask=mask, other=0.0)
     else:
@@ -45,7 +46,7 @@ def _weights(w, group, columns, tap, channel, there, GROUP: tl.constexpr, PACKED
 @triton.jit
 def _finish(acc, bias, y, sums, rows, inside, first_channel, columns, c_size, ACTIVATION: tl.constexpr, POOL: tl.constexpr,
             SPAN: tl.constexpr):
-    wanted = columns < SPAN
+    wanted = (columns < SPAN) & (first_channel + columns < c_size)
     acc = activate(add_bias(acc, bias + first_channel, columns, wanted), ACTIVATION)
     store(y, acc, rows[:, None] * c_size + (first_channel + columns)[None, :], inside[:, None] & wanted[None, :])
     if POOL:
@@ -60,7 +61,7 @@ def grouped_kernel(x, w, bias, y, sums, images, height, width, height_out, width
     SPAN: tl.constexpr = GROUP * PACKED  # channels of the program's group, or pair of groups
     c_size = c8 * 8
     program = tl.program_id(0)
-    programs_a_row_tile = c_size // SPAN * TILES
+    programs_a_row_tile = (c_size + SPAN - 1) // SPAN * TILES
     row_tile, part = program // programs_a_row_tile, program % programs_a_row_tile
     group, column_tile = part // TILES, part % TILES
     pixels_out = height_out * width_out
@@ -88,7 +89,7 @@ def grouped_kernel(x, w, bias, y, sums, images, height, width, height_out, width
         if FLAT:
             depth = step * BK + tl.arange(0, BK)
             tap, channel = depth // SPAN, depth % SPAN
-            there = depth < 9 * SPAN
+            there = (depth < 9 * SPAN) & (group * SPAN + channel < c_size)
             line, column = top[:, None] + (tap // 3)[None, :], left[:, None] + (tap % 3)[None, :]
             on_map = (line >= 0) & (line < height) & (column >= 0) & (column < width)
             at = (corner[:, None] + ((tap // 3) * width + tap % 3)[None, :]) * c_size + channel[None, :]
@@ -97,16 +98,16 @@ def grouped_kernel(x, w, bias, y, sums, images, height, width, height_out, width
         else:
             tap = step // STEPS_A_TAP
             channel = step % STEPS_A_TAP * BK + tl.arange(0, BK)
-            there = channel < SPAN
+            there = (channel < SPAN) & (group * SPAN + channel < c_size)
             line, column = top + tap // 3, left + tap % 3
             on_map = inside & (line >= 0) & (line < height) & (column >= 0) & (column < width)
             at = (corner + (tap // 3) * width + tap % 3) * c_size
             a = tl.load(source + at[:, None] + channel[None, :], mask=on_map[:, None] & there[None, :], other=0.0)
             b_tap = tap
-        b = _weights(w, group, columns, b_tap, channel, there, GROUP, PACKED)
+        b = _weights(w, group, columns, b_tap, channel, there, c_size, GROUP, PACKED)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
         if NARROW:
-            b2 = _weights(w, group, columns2, b_tap, channel, there, GROUP, PACKED)
+            b2 = _weights(w, group, columns2, b_tap, channel, there, c_size, GROUP, PACKED)
             narrow = tl.dot(a, b2, narrow, input_precision=PRECISION)
 
     out = y + first_image * pixels_out * c_size
@@ -136,7 +137,7 @@ def grouped(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, *, stride: int
     span = configs.group_span(group_width, c)
     cut = cut_columns(span, config.columns)
     row_tiles = n * image_tiles if pool else triton.cdiv(n * pixels_out, config.rows)
-    grouped_kernel[(row_tiles * (c // span) * cut.tiles,)](
+    grouped_kernel[(row_tiles * triton.cdiv(c, span) * cut.tiles,)](
         x, w, bias, y, sums if pool else bias, n, height, width, height_out, width_out, c // 8, image_tiles,
         GROUP=group_width, PACKED=span // group_width, STRIDE=stride, ACTIVATION=activation, POOL=pool, PRECISION=configs.precision(x.dtype),
         FLAT=configs.walk(span, config.depth)[0], BM=config.rows, WIDE=cut.wide, NARROW=cut.narrow, TILES=cut.tiles, BK=config.depth,

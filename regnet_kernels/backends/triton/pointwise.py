@@ -112,7 +112,7 @@ def pointwise(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, *, stride: i
     if y.numel() == 0:
         return y
     rows = n * height_out * width_out
-    config = configs.pointwise(x.device, x.dtype, rows, k, o)
+    config = configs.pointwise(x.device, x.dtype, rows, k, o, gate is not None)
     cut = cut_columns(o, config.columns)
     projected = shortcut is not None
     _, k2, height2, width2 = shortcut.shape if projected else (0, 8, 1, 1)
