@@ -20,7 +20,7 @@ _W_0 = np.unique(np.rint(8 * 1.2 ** np.arange(28) / QUANTUM) * QUANTUM)
 _W_A = np.concatenate([[0.0], 0.5 * 1.25 ** np.arange(32)])
 _W_M = np.arange(15, 31) / 10
 _KEPT = 3
-_MAX_DEPTH = 1024
+_MAX_DEPTH = 256
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def _search(observed: np.ndarray) -> LinearFit:
     settings, predicted = _first_grid(depth)
     errors = np.abs(predicted - logs.astype(np.float32)).mean(axis=1)
     best = settings[np.argpartition(errors, _KEPT)[:_KEPT]]
-    best = _finer(best, logs, np.arange(-2, 3) * QUANTUM, np.linspace(0.8, 1.25, 10), np.linspace(-0.1, 0.1, 9))
-    best = _finer(best, logs, np.arange(-1, 2) * QUANTUM, np.linspace(0.96, 1.04, 9), np.linspace(-0.02, 0.02, 9))
+    best = _finer(best, logs, np.arange(-2, 3) * QUANTUM, 1.25 ** np.linspace(-1, 1, 11), np.linspace(-0.1, 0.1, 11))
+    best = _finer(best, logs, np.arange(-1, 2) * QUANTUM, 1.04 ** np.linspace(-1, 1, 9), np.linspace(-0.02, 0.02, 9))
     w_0, w_a, w_m = int(best[0, 0]), float(best[0, 1]), round(float(best[0, 2]), 6)
     widths = quantized_widths(depth, w_0, w_a, w_m)
     error = math.fsum(abs(math.log(width / float(seen))) for width, seen in zip(widths, observed, strict=True)) / depth
@@ -88,27 +88,34 @@ def _search(observed: np.ndarray) -> LinearFit:
 @lru_cache(maxsize=32)
 def _first_grid(depth: int) -> tuple[np.ndarray, np.ndarray]:
     """Settings (n, 3) and the logarithms of their block widths (n, depth) float32."""
-    settings = _settings(_W_0, _W_A, _W_M)
-    return settings, _log_widths(settings, depth).astype(np.float32)
+    return _settings(_W_0, _W_A, _W_M), _log_widths(_W_0, _W_A, _W_M, depth).astype(np.float32)
 
 
-def _finer(around, logs, w_0_steps, w_a_factors, w_m_steps):
-    parts = []
+def _finer(around, logs, w_0_steps, w_a_factors, w_m_steps) -> np.ndarray:
+    """The best setting, (1, 3), of a grid around each of some settings."""
+    best, best_error = around[:1], math.inf
     for w_0, w_a, w_m in around:
-        starts = np.unique(np.maximum(QUANTUM, w_0 + w_0_steps))
-        slopes = w_a * w_a_factors if w_a else np.array([0.0, 0.1, 0.2, 0.3])
-        parts.append(_settings(starts, slopes, np.unique(np.clip(w_m + w_m_steps, 1.5, 3.0))))
-    settings = np.concatenate([around, *parts])
-    errors = np.abs(_log_widths(settings, len(logs)) - logs).mean(axis=1)
-    return settings[[errors.argmin()]]
+        grid = (
+            np.unique(np.maximum(QUANTUM, w_0 + w_0_steps)),
+            w_a * w_a_factors if w_a else np.array([0.0, 0.1, 0.2, 0.3]),
+            np.unique(np.clip(w_m + w_m_steps, 1.5, 3.0)),
+        )
+        errors = np.abs(_log_widths(*grid, len(logs)) - logs).mean(axis=1)
+        if errors.min() < best_error:
+            best, best_error = _settings(*grid)[[errors.argmin()]], errors.min()
+    return best
 
 
 def _settings(w_0, w_a, w_m) -> np.ndarray:
     return np.stack([grid.ravel() for grid in np.meshgrid(w_0, w_a, w_m, indexing="ij")], axis=1)
 
 
-def _log_widths(settings: np.ndarray, depth: int) -> np.ndarray:
-    w_0, w_a, w_m = settings[:, :1], settings[:, 1:2], settings[:, 2:]
+def _log_widths(w_0, w_a, w_m, depth: int) -> np.ndarray:
+    """ln of the block widths, (settings, depth), for every combination of the three lists."""
     log_m = np.log(w_m)
-    levels = np.rint(np.log1p(w_a / w_0 * np.arange(depth)) / log_m)
-    return np.log(np.maximum(1.0, np.rint(w_0 * np.exp(levels * log_m) / QUANTUM)) * QUANTUM)
+    rises = np.log1p(w_a[:, None] / w_0[:, None, None] * np.arange(depth))  # (w_0, w_a, blocks)
+    levels = np.rint(rises[:, :, None, :] / log_m[:, None]).astype(np.intp)
+    widths = np.maximum(1.0, np.rint(w_0[:, None, None] * np.exp(np.arange(levels.max() + 1) * log_m[:, None]) / QUANTUM)) * QUANTUM
+    table = np.log(widths)  # (w_0, w_m, levels)
+    rows = np.arange(len(w_0))[:, None] * len(w_m) + np.arange(len(w_m))
+    return table.ravel()[levels + (rows * table.shape[2])[:, None, :, None]].reshape(-1, depth)
