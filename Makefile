@@ -3,6 +3,7 @@
 # make test-oldest   the wheel, built once by .venv, tested under the oldest supported torch in .venv-oldest
 # make test-isa      the op tests once for each instruction set that this CPU can run
 # make sanitize      the op tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer
+# make gpu-check     on a machine with a card: builds, GPU tests, memcheck, times into benchmarks/results/<card>/, within 8 minutes
 # make build         rebuild what changed in csrc
 # make wheel         dist/regnet_kernels-*.whl
 # make clean         remove what was built (the environments stay; remove them with `make distclean`)
@@ -22,7 +23,7 @@ ARGS ?=
 SOURCES := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl' -o -name '*.py' \))
 PYTHON_SOURCES := $(shell find regnet_kernels python -name '*.py')
 
-.PHONY: demo test test-isa test-oldest sanitize build wheel clean distclean
+.PHONY: demo test test-isa test-oldest sanitize gpu-check build wheel clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.bench build
@@ -46,6 +47,11 @@ sanitize: $(VENV)/.test
 	ASAN_OPTIONS=detect_leaks=0:protect_shadow_gap=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	REGNET_KERNELS_EXTENSION_DIR=$(SANITIZED)/regnet_kernels \
 	$(PY) -m pytest -q --capture=sys -m "kernels and not compiles" tests/test_ops.py $(ARGS)
+
+# Installs nothing that is not missing, so that it works without a network in an environment that has torch and Triton.
+gpu-check:
+	$(PY) setup.py -q build_native --inplace
+	$(PY) -m benchmarks.gpu_check $(ARGS)
 
 build: $(VENV)/.installed
 	$(PY) setup.py -q build_native --inplace
