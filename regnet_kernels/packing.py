@@ -1,10 +1,10 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 1. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 2. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
-    block  panels(a: (M, C)); panels of b, group after group: (g, 9 g), K ordered (kh, kw, ci);
+    block  panels(a: (M, C)); panels of b (or pairs, see `packs_pairs`), group after group: (g, 9 g), K ordered (kh, kw, ci);
            panels(c next to proj: (O, M + C)), only c without a projection; where the step's Winograd flag is set
            (integer 13), panels of b's transformed weights: (36 g, g), group after group (winograd.py)
     head   panels(fc: (O, C)), nothing for O = 0
@@ -26,10 +26,10 @@ import torch
 
 from . import winograd
 from .activation import NAMES, activation_code
-from .panels import from_panels, panel_elements, to_panels
+from .panels import from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
 
-VERSION = 1
+VERSION = 2
 CONV, BLOCK, HEAD = 0, 1, 2
 STEP_INTS = 16
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
@@ -171,7 +171,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 1 says."""
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 2 says."""
     if len(program) < 2 or program[0] != VERSION:
         raise ValueError(f"program starts with {list(program[:2])}; expected [{VERSION} (format version), number of steps]; "
                          "pack the network again with this version of regnet_kernels")
@@ -230,8 +230,8 @@ class _Blob:
         self.parts += [section, section.new_zeros(fill)]
         self.size += section.numel() + fill
 
-    def add_panels(self, matrices: torch.Tensor) -> None:
-        self.add(to_panels(matrices.to(self.dtype)))
+    def add_panels(self, matrices: torch.Tensor, pairs: bool = False) -> None:
+        self.add((to_pairs if pairs else to_panels)(matrices.to(self.dtype)))
 
     def join(self, device: torch.device) -> torch.Tensor:
         return torch.cat(self.parts) if self.parts else torch.zeros(0, dtype=self.dtype, device=device)
@@ -248,8 +248,9 @@ class _Reader:
         self.offset += size + -size % self.align
         return section
 
-    def take_panels(self, groups: int, rows: int, k: int) -> torch.Tensor:
-        return from_panels(self.take(panel_elements(groups, rows, k, self.blob.dtype)), groups, rows, k)
+    def take_panels(self, groups: int, rows: int, k: int, pairs: bool = False) -> torch.Tensor:
+        section = self.take(panel_elements(groups, rows, k, self.blob.dtype))
+        return (from_pairs if pairs else from_panels)(section, groups, rows, k)
 
 
 def _spec(step: Step, weights_offset: int, params_offset: int, dtype: torch.dtype, exact: bool) -> StepSpec:
@@ -280,7 +281,7 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
         c_bias = c_bias + _bias(proj_bias, proj, spec.c_out)
     section_b = spec.weight_sections()[1]
     weights.add_panels(a.flatten(1)[None])
-    weights.add_panels(b.permute(0, 2, 3, 1).reshape(section_b))
+    weights.add_panels(b.permute(0, 2, 3, 1).reshape(section_b), packs_pairs(spec.group_width, weights.dtype))
     weights.add_panels(c_matrix[None])
     if spec.winograd:
         weights.add_panels(winograd.transform_weights(b))
@@ -310,7 +311,10 @@ def _unpack_conv(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) ->
 def _unpack_block(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -> BlockStep:
     read_weights = _Reader(weights, spec.weights_offset, WEIGHTS_ALIGN)
     read_params = _Reader(params, spec.params_offset, PARAMS_ALIGN)
-    a, b, c = (read_weights.take_panels(*section) for section in spec.weight_sections()[:3])
+    section_a, section_b, section_c = spec.weight_sections()[:3]
+    a = read_weights.take_panels(*section_a)
+    b = read_weights.take_panels(*section_b, packs_pairs(spec.group_width, weights.dtype))
+    c = read_weights.take_panels(*section_c)
     a = a.reshape(spec.c_mid, spec.c_in, 1, 1)
     b = b.reshape(spec.c_mid, 3, 3, spec.group_width).permute(0, 3, 1, 2)
     proj = (c[0, :, spec.c_mid:].reshape(spec.c_out, spec.c_in, 1, 1), None) if spec.has_proj else None

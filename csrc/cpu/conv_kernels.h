@@ -75,7 +75,7 @@ struct Tile {
 };
 
 template <class Y, int P, int F, int H>
-REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
+REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
   constexpr int V = vectors(F, H);
   if (t.residual) {
     const Y* const residual = static_cast<const Y*>(t.residual);
@@ -118,10 +118,23 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
   }
 }
 
+template <int P, int F, int H>
+REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    const float* const start = t.start + p * t.start_pixel;
+    ForVectors<F, H, vectors(F, H), 0>::run([&]<int v>() __attribute__((always_inline)) {
+      acc[p][v] += load_lanes<lane_count<F, H>(v)>(start + first_lane<F, H>(v));
+    });
+  }
+  if (t.y_type == Type::f32) finish_as<float, P, F, H>(acc, t);
+  else finish_as<uint16_t, P, F, H>(acc, t);
+}
+
 // The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
 // the loop starts, which costs about 50 cycles a tile.
 template <class Dot, int P, int F, int H, bool Grouped>
-void run_tile(const Tile& t) {
+__attribute__((noinline)) void run_tile(const Tile& t) {
   constexpr int V = vectors(F, H);
   vf acc[P][V];
 #pragma GCC unroll 16
@@ -150,15 +163,16 @@ void run_tile(const Tile& t) {
       accumulate_ahead<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.every);
     }
   }
+  if constexpr (Dot::kFolds) {  // F panels of 8 outputs, two words each
+    vf sums[P][vectors(F / 2, F % 2)];
 #pragma GCC unroll 16
-  for (int p = 0; p < P; p++) {
-    const float* const start = t.start + p * t.start_pixel;
-    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-      acc[p][v] += load_lanes<lane_count<F, H>(v)>(start + first_lane<F, H>(v));
-    });
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v += 2) sums[p][v / 2] = fold_pairs(acc[p][v], v + 1 < V ? acc[p][v + 1] : vf{});
+    finish<P, F / 2, F % 2>(sums, t);
+  } else {
+    finish<P, F, H>(acc, t);
   }
-  if (t.y_type == Type::f32) finish<float, P, F, H>(acc, t);
-  else finish<uint16_t, P, F, H>(acc, t);
 }
 
 template <class Dot, int P, int F, int H, bool Grouped>
@@ -209,7 +223,8 @@ __attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int6
 // 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
 template <class Dot, int F, int H, bool Grouped>
 void run_panels(const PanelSet& s, const TaskPixels& px) {
-  constexpr int P = pixels<Dot>(F, H), kLanes = F * 16 + H * 8;
+  // kLanes output channels; a panel has kPanelRow words for each word of the input
+  constexpr int P = pixels<Dot>(F, H), kLanes = Dot::kFolds ? F * 8 : F * 16 + H * 8, kPanelRow = Dot::kFolds ? 8 : 16;
   const Conv& c = *s.conv;
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
   const bool partial = s.lanes < kLanes;
@@ -221,7 +236,7 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
 
   Blocks blocks(c);
   Tile t;
-  t.panel_words = blocks.total() * 16;
+  t.panel_words = blocks.total() * kPanelRow;
   const char* const next = (const char*)(s.w + blocks.total() * kLanes);
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
@@ -230,7 +245,7 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
     t.taps = c.tap_offset + b.tap;
     t.tap_count = b.taps;
     t.steps = b.steps, t.steps2 = b.steps2;
-    t.w = s.w + b.at * 16;
+    t.w = s.w + b.at * kPanelRow;
     t.wh = s.w + F * t.panel_words + b.at * 8;
     t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
     t.silu = !raw && c.activation == Activation::silu;
@@ -263,14 +278,20 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
 template <class Dot, bool Grouped>
 REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const TaskPixels& px) {
   switch (full * 2 + half) {
-    case 1: return run_panels<Dot, 0, 1, Grouped>(s, px);
+    case 1:
+      if constexpr (!Dot::kFolds) return run_panels<Dot, 0, 1, Grouped>(s, px);
+      __builtin_trap();
     case 2: return run_panels<Dot, 1, 0, Grouped>(s, px);
 #if VL >= 8
-    case 3: return run_panels<Dot, 1, 1, Grouped>(s, px);
+    case 3:
+      if constexpr (!Dot::kFolds) return run_panels<Dot, 1, 1, Grouped>(s, px);
+      __builtin_trap();
 #endif
 #if VL == 16
     case 4: return run_panels<Dot, 2, 0, Grouped>(s, px);
-    case 5: return run_panels<Dot, 2, 1, Grouped>(s, px);
+    case 5:
+      if constexpr (!Dot::kFolds) return run_panels<Dot, 2, 1, Grouped>(s, px);
+      __builtin_trap();
     case 6: return run_panels<Dot, 3, 0, Grouped>(s, px);
 #endif
     default: __builtin_trap();
@@ -302,7 +323,7 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     for (int i = 0; i < px.count; i++) {
       const float* gate = c.gate + n * c.gate_image;
       uint32_t* out = scratch + (int64_t)i * c.steps;
-      if (__is_same(Dot, DotF32)) {
+      if (!__is_same(Dot, DotBf16)) {
         const float* in = (const float*)(c.x + px.x_offset[i]);
         float* o = (float*)out;
         int k = 0;
@@ -327,17 +348,18 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     x = scratch;
   }
   const int64_t channels = (int64_t)c.groups * c.group_out;
-  const int per_group = (int)panel_count(c.group_out);
+  const int per_group = c.panels_per_group();
+  constexpr int kPanelLanes = Dot::kFolds ? kPairPanel : kPanel;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
-  const bool half_tail = c.group_out % 16 != 0 && c.group_out % 16 <= 8;
+  const bool half_tail = !Dot::kFolds && c.group_out % 16 != 0 && c.group_out % 16 <= 8;
   PanelSet t{};
   t.conv = &c;
   t.pool = c.pool ? c.pool + task.pool_slot * channels : nullptr;
   if (t.pool) {
     for (int panel = task.panel0; panel < task.panel1; panel++) {
-      const int64_t first = (int64_t)(panel / per_group) * c.group_out + panel % per_group * 16;
+      const int64_t first = (int64_t)(panel / per_group) * c.group_out + panel % per_group * kPanelLanes;
       const int64_t last = (int64_t)(panel / per_group) * c.group_out + c.group_out;
-      for (int64_t i = first; i < first + 16 && i < last; i++) t.pool[i] = 0;
+      for (int64_t i = first; i < first + kPanelLanes && i < last; i++) t.pool[i] = 0;
     }
   }
   for (int panel = task.panel0; panel < task.panel1;) {
@@ -355,18 +377,20 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
       half = 0;
     }
     t.x = x + (int64_t)group * c.steps;
-    t.w = c.w + group * c.w_group + (int64_t)in_group * 16 * total;
-    t.channel = (int64_t)group * c.group_out + in_group * 16;
-    const int64_t left = c.group_out - in_group * 16;
-    const int width = full * 16 + half * 8;
+    t.w = c.w + group * c.w_group + (int64_t)in_group * kPanelLanes * total;
+    t.channel = (int64_t)group * c.group_out + in_group * kPanelLanes;
+    const int64_t left = c.group_out - in_group * kPanelLanes;
+    const int width = full * kPanelLanes + half * 8;
     t.lanes = left < width ? (int)left : width;
-    if (c.taps > 1 && c.steps2 == 0) dispatch_panels<Dot, true>(full, half, t, px);
-    else dispatch_panels<Dot, false>(full, half, t, px);
+    // few steps between the taps: fetch ahead after each tap
+    if (Dot::kFolds || (c.taps > 1 && c.steps2 == 0)) dispatch_panels<Dot, true>(full, half, t, px);
+    else if constexpr (!Dot::kFolds) dispatch_panels<Dot, false>(full, half, t, px);
     panel += full + half;
   }
 }
 
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  if (c.type == Type::f32) conv_typed<DotF32>(c, task, scratch);
+  if (c.pairs) conv_typed<DotPairF32>(c, task, scratch);
+  else if (c.type == Type::f32) conv_typed<DotF32>(c, task, scratch);
   else conv_typed<DotBf16>(c, task, scratch);
 }

@@ -22,6 +22,14 @@ constexpr int64_t panel_lanes(int64_t channels) {
 }
 constexpr int64_t panel_count(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
 
+// Narrow groups in float32 are packed in pairs along the reduction axis instead: panels of 8 output channels, [k / 2][8][2]. One
+// broadcast of two input channels then feeds 16 lanes: a group of 8 fills two AVX2 registers with half of the broadcasts, and
+// groups of 8, 16, 24, 40 and 56 leave no lane of AVX-512 idle. The sums of even and odd k are added at the end.
+inline constexpr int kPairPanel = 8;
+constexpr bool packs_pairs(int64_t group_width, int64_t group_out) {
+  return group_width % 2 == 0 && group_out % kPairPanel == 0 && (group_out <= 16 || (group_out % kPanel != 0 && group_out < 64));
+}
+
 // One convolution over NHWC activations. Output pixel (n, oh, ow) reads the words
 //   x + n * x_image + oh * x_row + ow * x_pixel + tap_offset[t] + group * steps + (0 .. steps)     for each tap t
 // (the strides already contain the convolution's stride; borders are in the buffer, so nothing is tested), and, where
@@ -33,6 +41,7 @@ struct Conv {
   int64_t x_image, x_row, x_pixel;
   const int64_t* tap_offset;
   int taps, steps;
+  bool pairs;               // the weights are packed in pairs: float32, even steps, no second source
   const uint32_t* x2;
   int64_t x2_image, x2_row, x2_pixel;
   int steps2;
@@ -50,6 +59,9 @@ struct Conv {
   int64_t gate_image;
   float* pool;              // (slots, groups * group_out): sums of the output over a task's pixels; or null
   int out_h, out_w;
+
+  int panels() const { return groups * panels_per_group(); }
+  int panels_per_group() const { return pairs ? group_out / kPairPanel : (int)panel_count(group_out); }
 };
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels

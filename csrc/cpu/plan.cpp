@@ -23,7 +23,7 @@ struct Cut {
 // since each run of pixels streams all weights, and only then along the panels.
 Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k) {
   const int64_t pixel_words = c.steps * (c.taps > 1 ? 3 : 1) + c.steps2;  // fresh words that an output pixel brings into the cache
-  const int64_t panels = c.groups * panel_count(c.group_out);
+  const int64_t panels = c.panels();
   const int64_t macs = pixels * c.groups * c.group_out * ((int64_t)c.taps * c.steps + c.steps2) * (c.type == Type::f32 ? 1 : 2);
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   int64_t block = std::clamp<int64_t>(kInputWords / pixel_words, 2 * k.pixel_tile, kMaxTaskPixels);
@@ -56,7 +56,7 @@ int64_t Plan::pool_slots(const Conv& c) const {
 
 void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void(int)> extra_run) {
   const int64_t area = (int64_t)c.out_h * c.out_w;
-  const int64_t panels = c.groups * panel_count(c.group_out);
+  const int64_t panels = c.panels();
   const Cut cut = cut_conv(c, c.pool ? area : images * area, workers, k);
   const int64_t rounds = c.pool ? images : 1, pixels = c.pool ? area : images * area;
   const int tasks = static_cast<int>(rounds * cut.blocks * cut.splits);

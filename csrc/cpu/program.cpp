@@ -30,7 +30,7 @@ struct Cursor {
 
 std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int64_t weights_count, int64_t params_count) {
   if (length < 2 || p[0] != kProgramVersion)
-    fail("format version " + (length > 0 ? std::to_string(p[0]) : std::string("missing")) + ", this build reads version 1");
+    fail("format version " + (length > 0 ? std::to_string(p[0]) : std::string("missing")) + ", this build reads version " + std::to_string(kProgramVersion));
   const int64_t count = p[1];
   if (count < 1 || length != 2 + count * kStepInts)
     fail(std::to_string(length) + " integers for " + std::to_string(count) + " steps");

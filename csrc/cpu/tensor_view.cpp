@@ -131,13 +131,14 @@ int64_t packed_words(int64_t out_channels, int64_t groups, int64_t k, Type type)
   return groups * panel_lanes(out_channels / groups) * (type == Type::f32 ? k : (k + 1) / 2);
 }
 
-void pack_weights(const WeightView& w, int64_t groups, Type type, uint32_t* out) {
+void pack_weights(const WeightView& w, int64_t groups, Type type, bool pairs, uint32_t* out) {
   const int64_t group_out = w.o / groups, k_total = w.i * w.kh * w.kw;
   const int64_t steps = type == Type::f32 ? k_total : (k_total + 1) / 2;
   std::memset(out, 0, packed_words(w.o, groups, k_total, type) * 4);
+  const int64_t panel = pairs ? kPairPanel : kPanel;
   for (int64_t g = 0; g < groups; g++)
-    for (int64_t first = 0; first < group_out; first += kPanel) {
-      const int64_t lanes = group_out - first < kPanel ? panel_lanes(group_out - first) : kPanel;
+    for (int64_t first = 0; first < group_out; first += panel) {
+      const int64_t lanes = pairs ? kPairPanel : group_out - first < kPanel ? panel_lanes(group_out - first) : kPanel;
       for (int64_t lane = 0; lane < lanes && first + lane < group_out; lane++) {
         const int64_t o = g * group_out + first + lane;
         int64_t k = 0;
@@ -145,7 +146,8 @@ void pack_weights(const WeightView& w, int64_t groups, Type type, uint32_t* out)
           for (int64_t kw = 0; kw < w.kw; kw++)
             for (int64_t i = 0; i < w.i; i++, k++) {
               const float v = weight_at(w, o * w.stride_o + i * w.stride_i + kh * w.stride_h + kw * w.stride_w);
-              if (type == Type::f32) out[k * lanes + lane] = float_to_bits(v);
+              if (pairs) out[(k / 2 * lanes + lane) * 2 + k % 2] = float_to_bits(v);
+              else if (type == Type::f32) out[k * lanes + lane] = float_to_bits(v);
               else out[k / 2 * lanes + lane] |= static_cast<uint32_t>(float_to_bf16(v)) << (k % 2 * 16);
             }
       }

@@ -41,6 +41,6 @@ struct WeightView {
   int64_t stride_o, stride_i, stride_h, stride_w;
 };
 int64_t packed_words(int64_t out_channels, int64_t groups, int64_t k, Type type);
-void pack_weights(const WeightView& w, int64_t groups, Type type, uint32_t* out);
+void pack_weights(const WeightView& w, int64_t groups, Type type, bool pairs, uint32_t* out);
 
 }  // namespace regnet_kernels::cpu

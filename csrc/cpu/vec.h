@@ -6,6 +6,7 @@
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef double vd __attribute__((vector_size(VL * 4)));
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
 
 REGNET_INLINE vf load(const float* p) {
@@ -21,6 +22,15 @@ REGNET_INLINE vf broadcast(float s) {
   return vf{s, s, s, s, s, s, s, s};
 #else
   return vf{s, s, s, s, s, s, s, s, s, s, s, s, s, s, s, s};
+#endif
+}
+REGNET_INLINE vd broadcast_double(double s) {
+#if VL == 4
+  return vd{s, s};
+#elif VL == 8
+  return vd{s, s, s, s};
+#else
+  return vd{s, s, s, s, s, s, s, s};
 #endif
 }
 REGNET_INLINE vu broadcast_word(uint32_t s) {
@@ -105,13 +115,43 @@ REGNET_INLINE uint16_t float_to_bf16(float f) {
 
 // One step along the reduction axis: a word of the input against a vector of words of the weights.
 struct DotF32 {
+  typedef uint32_t Word;
+  static constexpr int kWords = 1;
+  static constexpr bool kFolds = false;
   static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
     float s;
     __builtin_memcpy(&s, &x, 4);
     return acc + broadcast(s) * (vf)w;
   }
 };
+// Two float32 of neighbouring channels against vectors that hold the two weights of each output side by side.
+struct DotPairF32 {
+  typedef uint64_t Word;
+  static constexpr int kWords = 2;
+  static constexpr bool kFolds = true;
+  static REGNET_INLINE vf dot(vf acc, uint64_t x, vu w) {
+    double pair;
+    __builtin_memcpy(&pair, &x, 8);
+    return acc + (vf)broadcast_double(pair) * (vf)w;
+  }
+};
+// The sums of the pairs of a and b, in order: VL outputs.
+REGNET_INLINE vf fold_pairs(vf a, vf b) {
+#if VL == 4
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#elif VL == 8  // within 128-bit lanes first, then one permutation of 64-bit words
+  const vf s = __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+  return __builtin_shufflevector(s, s, 0, 1, 4, 5, 2, 3, 6, 7);
+#else
+  const vf s = __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+               __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+  return __builtin_shufflevector(s, s, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+#endif
+}
 struct DotBf16 {
+  typedef uint32_t Word;
+  static constexpr int kWords = 1;
+  static constexpr bool kFolds = false;
   static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
 #if defined(REGNET_NATIVE_BF16)
     return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)broadcast_word(x), (__m512bh)w);
