@@ -109,9 +109,9 @@ def place_labels(
             box = label.get_window_extent()
             out = not (inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1))
             blocked = out or any(box.overlaps(other) for other in taken)
-            found.append(
-                (1000 * blocked + 50 * _covered(box.padded(3), others) + 2 * _covered(box, inked) + 0.1 * rank, rank, label, box)
-            )
+            preference = 15 if abs(dy) > 6 else 0.1 * rank
+            penalty = 1000 * blocked + 50 * _covered(box.padded(3), others) + 2 * _covered(box, inked) + preference
+            found.append((penalty, rank, label, box))
         penalty, _, best, box = min(found, key=lambda entry: entry[:2])
         for *_, label, _ in found:
             if label is not best or penalty >= 1000:
