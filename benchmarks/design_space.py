@@ -30,7 +30,18 @@ from rich.table import Table
 
 import regnet
 from regnet.bench.machine import describe, versions
-from regnet.design_space import AnyNetXA, AnyNetXB, AnyNetXC, AnyNetXD, AnyNetXE, RegNetX, RegNetY, complexity_arrays, fit_linear, make_networks
+from regnet.design_space import (
+    AnyNetXA,
+    AnyNetXB,
+    AnyNetXC,
+    AnyNetXD,
+    AnyNetXE,
+    RegNetX,
+    RegNetY,
+    complexity_arrays,
+    fit_linear,
+    make_networks,
+)
 from regnet.design_space import anynet_cells, regnet_cells
 from regnet.design_space.draws import Uniforms
 from regnet.design_space.windows import Window
@@ -110,9 +121,13 @@ def counting(seconds: float) -> dict:
     found = {}
     for space in (AnyNetXA, RegNetY):
         draws = space.sample_arrays(100_000, 0)
-        found[f"complexity of {space.name}"] = rate(lambda d=draws, s=space: len(complexity_arrays(d.networks, s.template)["flops"]), seconds)
+        found[f"complexity of {space.name}"] = rate(
+            lambda d=draws, s=space: len(complexity_arrays(d.networks, s.template)["flops"]), seconds
+        )
     raw = AnyNetXA.sample_arrays(100_000, 0).settings
-    found["group compatibility of AnyNetXA"] = rate(lambda: len(make_networks(raw.depths, raw.widths, raw.bottleneck_ratios, raw.group_widths)), seconds)
+    found["group compatibility of AnyNetXA"] = rate(
+        lambda: len(make_networks(raw.depths, raw.widths, raw.bottleneck_ratios, raw.group_widths)), seconds
+    )
     return found
 
 
@@ -140,7 +155,9 @@ def main() -> int:
     for name, value in others.items():
         print(f"{name}: {value:,.0f} a second")
     machine, found = describe(), versions()
-    print(f"{machine['cpu']}, one core; " + ", ".join(f"{name} {found[name]}" for name in ("python", "numpy", "torch", "regnet-kernels")))
+    print(
+        f"{machine['cpu']}, one core; " + ", ".join(f"{name} {found[name]}" for name in ("python", "numpy", "torch", "regnet-kernels"))
+    )
     if options.json:
         result = {"window": window.ranges, "machine": machine, "versions": found, "sampling": rows, "per_second": others}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -149,13 +166,28 @@ def main() -> int:
 
 def _table(rows: list[dict]) -> Table:
     made = Table(title="valid networks a second, 360-400 MF", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("space", "cells", "proposals accepted", "set up, s", "plain", "draws accepted", "model a draw", "models built a second"):
+    for column in (
+        "space",
+        "cells",
+        "proposals accepted",
+        "set up, s",
+        "plain",
+        "draws accepted",
+        "model a draw",
+        "models built a second",
+    ):
         made.add_column(column, justify="left" if column == "space" else "right")
     for row in rows:
         made.add_row(
-            row["space"], f"{row['cells_per_s']:,.0f}", f"{row['cells_accepted']:.1%}", f"{row['setup_s']:.2f}", f"{row['rejection_per_s']:,.0f}",
-            f"{row['rejection_accepted']:.3%}", f"{row['model_per_s']:.3g}", f"{row['model_draws_per_s']:,.0f}",
-        )  # fmt: skip
+            row["space"],
+            f"{row['cells_per_s']:,.0f}",
+            f"{row['cells_accepted']:.1%}",
+            f"{row['setup_s']:.2f}",
+            f"{row['rejection_per_s']:,.0f}",
+            f"{row['rejection_accepted']:.3%}",
+            f"{row['model_per_s']:.3g}",
+            f"{row['model_draws_per_s']:,.0f}",
+        )
     return made
 
 

@@ -152,11 +152,14 @@ def spaces(draw):
     """AnyNet spaces of a user: any choices and constraints."""
     kind = draw(st.sampled_from(["X", "X", "Y", "R", "V", "VR"]))
     space = AnyNetSpace(
-        "mine", depth=log_uniform(1, draw(st.integers(1, 20))), width=log_uniform(8, 8 * draw(st.integers(1, 40)), 8),
-        bottleneck_ratio=draw(st.sampled_from([[1], [1, 2, 4], [0.25, 0.5, 1], [1, 3]])), group_width=draw(st.sampled_from([[1], [1, 8, 24], [16, 40]])),
+        "mine",
+        depth=log_uniform(1, draw(st.integers(1, 20))),
+        width=log_uniform(8, 8 * draw(st.integers(1, 40)), 8),
+        bottleneck_ratio=draw(st.sampled_from([[1], [1, 2, 4], [0.25, 0.5, 1], [1, 3]])),
+        group_width=draw(st.sampled_from([[1], [1, 8, 24], [16, 40]])),
         stages=draw(st.integers(1, 5)),
         template=Template(strides=draw(st.sampled_from([1, 2])), stem_type=draw(st.sampled_from(["simple", "resnet"]))),
-    ).with_blocks(kind)  # fmt: skip
+    ).with_blocks(kind)
     fields = draw(st.lists(st.sampled_from(FIELDS), unique=True))
     return space.constrain(*(draw(st.sampled_from([Shared, non_decreasing, non_increasing]))(field) for field in fields))
 
@@ -193,7 +196,11 @@ def test_a_sample_begins_every_longer_one_and_is_the_same_again():
 
 
 def flat(draws):
-    return [array for rows in (draws.settings, draws.networks) for array in vars(rows).values()] + [draws.flops, draws.params, draws.acts]
+    return [array for rows in (draws.settings, draws.networks) for array in vars(rows).values()] + [
+        draws.flops,
+        draws.params,
+        draws.acts,
+    ]
 
 
 def test_known_draws():
@@ -235,7 +242,9 @@ def test_bad_arguments_say_what_to_do(call, message):
 # The distribution
 
 
-SMALL = AnyNetSpace("small", depth=log_uniform(1, 4), width=log_uniform(8, 64, 8), bottleneck_ratio=[1, 2], group_width=[1, 16], stages=2)
+SMALL = AnyNetSpace(
+    "small", depth=log_uniform(1, 4), width=log_uniform(8, 64, 8), bottleneck_ratio=[1, 2], group_width=[1, 16], stages=2
+)
 SMALL_REGNET = RegNetSpace(
     "small", depth=uniform(2, 14), w_0=log_uniform(8, 32, 8), w_a=log_uniform(8.0, 64.0, 8.0), w_m=log_uniform(1.5, 3.0, 0.1),
     bottleneck_ratio=[1, 2], group_width=[1, 16], stages=3,
@@ -245,7 +254,9 @@ SMALL_SPACES = {
     "shared": SMALL.constrain(Shared("bottleneck_ratios"), Shared("group_widths")),
     "ordered": SMALL.constrain(Shared("group_widths"), non_decreasing("widths"), non_decreasing("depths")),
     "falling": SMALL.constrain(Shared("bottleneck_ratios"), non_increasing("depths"), non_increasing("widths")),
-    "odd orders": SMALL.constrain(non_decreasing("bottleneck_ratios"), non_increasing("group_widths"), non_decreasing("depths"), non_increasing("depths")),
+    "odd orders": SMALL.constrain(
+        non_decreasing("bottleneck_ratios"), non_increasing("group_widths"), non_decreasing("depths"), non_increasing("depths")
+    ),
     "squeezed": SMALL.with_blocks("Y"),
     "stride 1": replace(SMALL.with_blocks("VR"), template=Template("VR", strides=1, stem_width=16)),
     "rule": SMALL.constrain(Where("deep", lambda s: s.depths.sum(axis=1) > 4)),
@@ -350,7 +361,10 @@ LARGE = {
 def test_the_papers_spaces_are_sampled_as_by_rejection(name):
     """Kolmogorov-Smirnov on every parameter of every stage and on the complexity; Bonferroni over all of them."""
     space, window = SPACES[name], LARGE[name]
-    quick, plain = space.sample_arrays(20_000, 1, **window), space.sample_arrays(REJECTED.get(name, 4000), 2, method="rejection", **window)
+    quick, plain = (
+        space.sample_arrays(20_000, 1, **window),
+        space.sample_arrays(REJECTED.get(name, 4000), 2, method="rejection", **window),
+    )
     pairs = [(getattr(quick, metric), getattr(plain, metric)) for metric in ("flops", "params", "acts")]
     for field in vars(quick.settings):
         a, b = (getattr(draws.settings, field).reshape(len(draws), -1) for draws in (quick, plain))

@@ -65,9 +65,14 @@ def templates(draw) -> Template:
     block_type = draw(st.sampled_from(["X", "R", "V", "VR"]))
     se_ratio = 0.0 if block_type.startswith("V") else draw(st.sampled_from([0.0, 0.25, 0.3]))
     return Template(
-        block_type, se_ratio, strides=draw(st.sampled_from([1, 2, 3, (1, 2, 3), (2, 1, 1)])), stem_type=draw(st.sampled_from(["simple", "resnet"])),
-        stem_width=draw(st.sampled_from([16, 32])), in_chans=draw(st.sampled_from([1, 3])), num_classes=draw(st.sampled_from([0, 10, 1000])),
-    )  # fmt: skip
+        block_type,
+        se_ratio,
+        strides=draw(st.sampled_from([1, 2, 3, (1, 2, 3), (2, 1, 1)])),
+        stem_type=draw(st.sampled_from(["simple", "resnet"])),
+        stem_width=draw(st.sampled_from([16, 32])),
+        in_chans=draw(st.sampled_from([1, 3])),
+        num_classes=draw(st.sampled_from([0, 10, 1000])),
+    )
 
 
 @given(templates(), st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))

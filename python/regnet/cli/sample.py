@@ -22,8 +22,8 @@ SHOWN = 20
 def add(subparsers):
     parser = subparsers.add_parser(
         "sample", help="draw networks from a design space",
-        description="Draw networks of a design space (`regnet spaces` lists them), by its distribution, in a window of complexity. The "
-        "same arguments give the same networks on every machine. With --out the records are written as they are drawn, to a file "
+        description="Draw networks of a design space (`regnet spaces` lists them), by its distribution, in a window of complexity. "
+        "The same arguments give the same networks on every machine. With --out the records are written as they are drawn, to a file "
         "beside it that takes its place at the end; after an interruption the same command goes on where it stopped.",
         epilog="example: regnet sample RegNetX -n 100 --seed 0 --flops 360M:400M --out configs.jsonl",
     )  # fmt: skip
@@ -31,9 +31,13 @@ def add(subparsers):
     parser.add_argument("-n", type=positive, default=10, metavar="N", help="networks to draw (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     for name, what in (("flops", "multiply-adds"), ("params", "parameters"), ("acts", "activations")):
-        parser.add_argument(f"--{name}", type=value_range, metavar="LOW:HIGH", help=f"range of {what}, such as 360M:400M; either side may be empty")
+        parser.add_argument(
+            f"--{name}", type=value_range, metavar="LOW:HIGH", help=f"range of {what}, such as 360M:400M; either side may be empty"
+        )
     parser.add_argument("--resolution", type=positive, default=224, help="image side (default: %(default)s)")
-    parser.add_argument("--rejection", action="store_true", help="draw by plain rejection: the same distribution, slower, other networks")
+    parser.add_argument(
+        "--rejection", action="store_true", help="draw by plain rejection: the same distribution, slower, other networks"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON Lines")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
@@ -81,7 +85,15 @@ def _number(text: str) -> float:
 def _records(space, draws, seed: int) -> list[dict]:
     costs = zip(draws.flops.tolist(), draws.params.tolist(), draws.acts.tolist(), strict=True)
     return [
-        {"config": config, "space": space.name, "flops": flops, "params": params, "acts": acts, "sample_seed": seed, "raw": draws.settings.row(k)}
+        {
+            "config": config,
+            "space": space.name,
+            "flops": flops,
+            "params": params,
+            "acts": acts,
+            "sample_seed": seed,
+            "raw": draws.settings.row(k),
+        }
         for k, (config, (flops, params, acts)) in enumerate(zip(space.configs(draws), costs, strict=True))
     ]
 
@@ -137,9 +149,11 @@ def _show(space, records) -> None:
         config = record["config"]
         network = config.to_anynet() if hasattr(config, "to_anynet") else config
         ratios = sorted(set(network.bottleneck_ratios))
-        table.add_row(*(" ".join(map(str, values)) for values in (network.depths, network.widths, network.group_widths)),
-                      " ".join(f"{ratio:g}" for ratio in (network.bottleneck_ratios if len(ratios) > 1 else ratios)),
-                      *(f"{record[name] / 1e6:,.2f}" for name in ("flops", "params", "acts")))
+        table.add_row(
+            *(" ".join(map(str, values)) for values in (network.depths, network.widths, network.group_widths)),
+            " ".join(f"{ratio:g}" for ratio in (network.bottleneck_ratios if len(ratios) > 1 else ratios)),
+            *(f"{record[name] / 1e6:,.2f}" for name in ("flops", "params", "acts")),
+        )
     console().print(table, highlight=False)
     if len(records) > SHOWN:
         print(f"... and {len(records) - SHOWN} more networks of {space.name}; --out FILE or --json gives all")

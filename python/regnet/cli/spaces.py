@@ -37,7 +37,15 @@ def run(options) -> None:
 
 def _table(spaces) -> Table:
     table = Table(box=None, header_style="bold")
-    for column, justify in (("space", "left"), ("stages", "right"), ("block", "left"), ("dims", "right"), ("paper", "right"), ("exact", "right"), ("beyond the choices", "left")):
+    for column, justify in (
+        ("space", "left"),
+        ("stages", "right"),
+        ("block", "left"),
+        ("dims", "right"),
+        ("paper", "right"),
+        ("exact", "right"),
+        ("beyond the choices", "left"),
+    ):
         table.add_column(column, justify=justify, overflow="fold")
     for space in spaces:
         size = space.size()
@@ -56,7 +64,13 @@ def _exact(size) -> str:
 def _facts(space) -> dict:
     size = space.size()
     return {
-        "name": space.name, "stages": space.stages, "block": space.block, "dimensions": space.dimensions,
-        "parameters": {name: str(choices) for name, choices in space.choices.items()}, "constraints": list(map(str, space.constraints)),
-        "paper_size": size.paper, "exact_size": size.exact, "counts": size.counts,
-    }  # fmt: skip
+        "name": space.name,
+        "stages": space.stages,
+        "block": space.block,
+        "dimensions": space.dimensions,
+        "parameters": {name: str(choices) for name, choices in space.choices.items()},
+        "constraints": list(map(str, space.constraints)),
+        "paper_size": size.paper,
+        "exact_size": size.exact,
+        "counts": size.counts,
+    }

@@ -54,13 +54,17 @@ class AnyNetSpace(Space):
             raise ConfigError(f"stages={self.stages} must be at least 1")
         self.template.stage_strides(self.stages)
         if self.template.se_ratio and round(self.template.se_ratio * min(self.width.values[0], self.template.stem_width)) == 0:
-            raise ConfigError(f"se_ratio {self.template.se_ratio} of the smallest width {self.width.values[0]} is no channel; "
-                              "use a larger se_ratio or larger widths")
+            raise ConfigError(
+                f"se_ratio {self.template.se_ratio} of the smallest width {self.width.values[0]} is no channel; "
+                "use a larger se_ratio or larger widths"
+            )
         self._check_networks()
 
     def constrain(self, *constraints, name: str | None = None, paper_size: float | None = None) -> AnyNetSpace:
         """The space with further constraints."""
-        return replace(self, constraints=(*self.constraints, *constraints), name=name or f"{self.name}, constrained", paper_size=paper_size)
+        return replace(
+            self, constraints=(*self.constraints, *constraints), name=name or f"{self.name}, constrained", paper_size=paper_size
+        )
 
     def with_blocks(self, kind: str, name: str | None = None) -> AnyNetSpace:
         """The space with blocks "X", "Y" (X with squeeze-and-excite of ratio 0.25), "R", "V" or "VR"."""

@@ -31,7 +31,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Ordered:
-    """`field` never falls (or, with decreasing=True, never rises) from a stage to the next; stages are drawn independently, given that."""
+    """`field` never falls (with decreasing=True: never rises) from a stage to the next; the stages are independent, given that."""
 
     field: str
     decreasing: bool = False
@@ -73,8 +73,10 @@ class Where:
         """(n,) bool. Raises ConfigError where `test` gives something else."""
         found = np.asarray(self.test(settings))
         if found.shape != (len(settings),) or found.dtype != bool:
-            raise ConfigError(f"the test of the constraint {self.text!r} gave {found.dtype} of shape {found.shape}; "
-                              f"it must give bool of shape ({len(settings)},), one for each setting")
+            raise ConfigError(
+                f"the test of the constraint {self.text!r} gave {found.dtype} of shape {found.shape}; "
+                f"it must give bool of shape ({len(settings)},), one for each setting"
+            )
         return found
 
 
@@ -90,14 +92,17 @@ def non_increasing(field: str) -> Ordered:
 
 def params_below_trend(intercept: float = 3.0, slope: float = 5.5) -> CostLimit:
     """params <= intercept + slope F, in millions, F in GF: the paper's limit for RegNetX."""
-    return CostLimit(f"params <= {intercept:g} + {slope:g} F (M, F in GF)",
-                     lambda flops, params, acts: params <= intercept * 1e6 + slope * 1e-3 * flops)
+    return CostLimit(
+        f"params <= {intercept:g} + {slope:g} F (M, F in GF)",
+        lambda flops, params, acts: params <= intercept * 1e6 + slope * 1e-3 * flops,
+    )
 
 
 def acts_below_trend(factor: float = 6.5) -> CostLimit:
     """acts <= factor sqrt(F), in millions, F in GF: the paper's limit for RegNetX."""
-    return CostLimit(f"acts <= {factor:g} sqrt(F) (M, F in GF)",
-                     lambda flops, params, acts: acts <= factor * 1e6 * np.sqrt(1e-9 * flops))
+    return CostLimit(
+        f"acts <= {factor:g} sqrt(F) (M, F in GF)", lambda flops, params, acts: acts <= factor * 1e6 * np.sqrt(1e-9 * flops)
+    )
 
 
 def _check_field(field: str):

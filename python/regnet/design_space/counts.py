@@ -7,7 +7,8 @@ import numpy as np
 from regnet.design_space.choices import Choices
 from regnet.design_space.quantize import NEAR, level_reach, level_widths, stage_depths
 
-# Counts of the spaces in `spaces.py`, which take seconds to make: (first and last depth, w_0, w_a, w_m by first, last, step; stages); tests count slices of them anew.
+# Counts of the spaces in `spaces.py`, which take seconds to make, by
+# (first and last depth, w_0, w_a, w_m by first, last, step; stages); tests count slices of them anew.
 _W_0, _W_A = (8, 248, 8), (8.0, 255.9, 0.1)
 COUNTED: dict[tuple, int] = {
     ((1, 63, 1), _W_0, _W_A, (1.5, 3.0, 0.001), 4): 1_239_887_955,

@@ -37,7 +37,9 @@ class Template:
         if isinstance(self.strides, int):
             return (self.strides,) * stages
         if stages != len(self.strides) and stages != 1:
-            raise ConfigError(f"strides {self.strides} are for {len(self.strides)} stages, not {stages}; give one number, or one a stage")
+            raise ConfigError(
+                f"strides {self.strides} are for {len(self.strides)} stages, not {stages}; give one number, or one a stage"
+            )
         return tuple(self.strides)[:stages]
 
     def matches(self, config: AnyNetConfig) -> bool:

@@ -17,7 +17,11 @@ W_M = np.arange(1500, 3001) / 1000  # the paper's range
 
 
 def regnet_parameters(
-    config: AnyNetConfig, *, w_0: Sequence[int] | None = None, w_m: np.ndarray = W_M, group_widths: Sequence[int] | None = None,
+    config: AnyNetConfig,
+    *,
+    w_0: Sequence[int] | None = None,
+    w_m: np.ndarray = W_M,
+    group_widths: Sequence[int] | None = None,
     w_a: Choices | None | bool = True,
 ) -> Iterator[RegNetConfig]:
     """RegNetConfigs whose block widths, depths and group widths are exactly those of `config`, one for each w_0, w_m and group width.
@@ -64,11 +68,22 @@ def _with_start(config, w_0, w_m, ratio, group_width, w_a):
     elif isinstance(w_a, Choices):
         low, high = np.maximum(low, w_a.values[0]), np.minimum(high, w_a.values[-1] + (w_a.step or 0.0))
     fits = np.flatnonzero(low < high)
-    for k in fits[np.argsort(np.abs(fits - (fits[0] + fits[-1]) / 2), kind="stable")] if len(fits) else ():  # from the middle of w_m outwards
+    for k in (
+        fits[np.argsort(np.abs(fits - (fits[0] + fits[-1]) / 2), kind="stable")] if len(fits) else ()
+    ):  # from the middle of w_m outwards
         slope = float(w_0) if w_a is None else _short(float(low[k]), float(high[k]))
         parameters = RegNetConfig(
-            sum(config.depths), w_0, slope, float(w_m[found[k]]), int(group_width), ratio, config.se_ratio, config.stem_width,
-            config.activation, config.in_chans, config.num_classes,
+            sum(config.depths),
+            w_0,
+            slope,
+            float(w_m[found[k]]),
+            int(group_width),
+            ratio,
+            config.se_ratio,
+            config.stem_width,
+            config.activation,
+            config.in_chans,
+            config.num_classes,
         )
         runs = [(width, len(list(run))) for width, run in groupby(quantized_widths(parameters.depth, w_0, slope, parameters.w_m))]
         if runs == list(zip(widths[found[k]].tolist(), config.depths, strict=True)):

@@ -185,7 +185,10 @@ class Cover:
             with np.errstate(divide="ignore", invalid="ignore"):
                 deepest = behind_high + 1 + np.floor((maximum - least) / more_low)
                 shallowest = behind_low + 1 + np.ceil((minimum - most) / more_high)
-            last, first = np.minimum(last, np.nan_to_num(deepest, nan=np.inf)), np.maximum(first, np.nan_to_num(shallowest, nan=-np.inf))
+            last, first = (
+                np.minimum(last, np.nan_to_num(deepest, nan=np.inf)),
+                np.maximum(first, np.nan_to_num(shallowest, nan=-np.inf)),
+            )
         smallest = space.depth.array[0]
         d_first = np.maximum(cells.d_first, np.clip(first - smallest, 0, len(space.depth)).astype(np.int64))
         d_last = np.minimum(cells.d_last, np.clip(last - smallest, -1, len(space.depth) - 1).astype(np.int64))
@@ -215,7 +218,7 @@ def _stage_depth_bounds(reach_low, reach_high, a_low, a_high, start_low, start_h
     if reach_low.shape[1] > 1:
         low[:, 0], high[:, 0] = start_low[:, 0], start_high[:, 0]
     for stage in range(1, reach_low.shape[1] - 1):
-        # Start minus start, either bounded on its own, or by the distance of the two reaches, which the rounding up changes by less than 1.
+        # Start minus start: either bounded on its own, or by the distance of the reaches, which rounding up changes by less than 1.
         near = (reach_low[:, stage] - reach_low[:, stage - 1]) / a_high
         far = (reach_high[:, stage] - reach_high[:, stage - 1]) / a_low
         low[:, stage] = np.maximum(1, np.maximum(start_low[:, stage] - start_high[:, stage - 1], np.floor(near - NEAR * (1 + near))))
@@ -224,7 +227,7 @@ def _stage_depth_bounds(reach_low, reach_high, a_low, a_high, start_low, start_h
 
 
 def _least(frame: Frame, metric, depths, sizes):
-    """Least cost with one block in the last stage, and of each further block there; depths (n, stages), sizes = widths, inner, groups."""
+    """Least cost with one block in the last stage, and of each further one; depths (n, stages), sizes = widths, inner, groups."""
     return _cost(frame, metric, depths, sizes, lambda terms: StageTerms(terms.own, terms.per_w_in, terms.per_se_in))
 
 

@@ -100,10 +100,14 @@ class RegNetSpace(Space):
         if self.constraints:
             return Size(self.paper_size, None, "not counted: a constraint can only be tested")
         shapes = count_settings(self.depth, self.w_0, self.w_a, self.w_m, self.stages)
-        return Size(self.paper_size, shapes * len(self.bottleneck_ratio) * len(self.group_width), f"grid settings with {self.stages} stages")
+        return Size(
+            self.paper_size, shapes * len(self.bottleneck_ratio) * len(self.group_width), f"grid settings with {self.stages} stages"
+        )
 
     def describe(self) -> str:
-        lines = [f"{self.name}: {self.stages} stages of {self.block} blocks, {self.dimensions} free parameters, quantized linear widths"]
+        lines = [
+            f"{self.name}: {self.stages} stages of {self.block} blocks, {self.dimensions} free parameters, quantized linear widths"
+        ]
         lines += [f"  {name}: {choices}" for name, choices in self.choices.items() if choices != NO_GROUPS]
         lines += ["  w_a = w_0"] if self.w_a is None else []
         return "\n".join([*lines, *(f"  {constraint}" for constraint in self.constraints)])
@@ -113,7 +117,9 @@ class RegNetSpace(Space):
         template = self.template
         if not self._as_regnet_configs:
             return draws.networks.configs(template)
-        columns = (getattr(draws.settings, name).tolist() for name in ("depth", "w_0", "w_a", "w_m", "group_width", "bottleneck_ratio"))
+        columns = (
+            getattr(draws.settings, name).tolist() for name in ("depth", "w_0", "w_a", "w_m", "group_width", "bottleneck_ratio")
+        )
         fixed = (template.se_ratio, template.stem_width, template.activation, template.in_chans, template.num_classes)
         return [RegNetConfig(*row, *fixed) for row in zip(*columns, strict=True)]
 
@@ -135,7 +141,10 @@ class RegNetSpace(Space):
         """Whether each setting has the right stages, (n,) bool, and the Networks of those that do."""
         valid, depths, widths = regnet_stages(settings.depth, settings.w_0, settings.w_a, settings.w_m, self.stages)
         return valid, make_networks(
-            depths[valid], widths[valid], settings.bottleneck_ratio[valid, None], np.broadcast_to(settings.group_width[valid, None], widths[valid].shape)
+            depths[valid],
+            widths[valid],
+            settings.bottleneck_ratio[valid, None],
+            np.broadcast_to(settings.group_width[valid, None], widths[valid].shape),
         )
 
     def source(self, window: Window, method: str = "cells"):
@@ -204,4 +213,3 @@ class PlainSource:
         settings = RegNetSettings(*(drawn[name] for name in PARAMETERS))
         valid, networks = space.networks(settings)
         return settings[valid], networks
-

@@ -45,8 +45,15 @@ class Space:
     """Base of the spaces; `name`, `template`, `constraints`, `stages` are theirs."""
 
     def sample(
-        self, n: int, seed: int = 0, *, flops: Range = None, params: Range = None, acts: Range = None,
-        resolution: int | tuple[int, int] = 224, method: str = "cells",
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        flops: Range = None,
+        params: Range = None,
+        acts: Range = None,
+        resolution: int | tuple[int, int] = 224,
+        method: str = "cells",
     ) -> Sample:
         """n configurations drawn from the space's distribution, given that they lie in the window; duplicates may occur.
 
@@ -60,8 +67,16 @@ class Space:
         return Sample(self.configs(draws), draws)
 
     def sample_arrays(
-        self, n: int, seed: int = 0, *, flops: Range = None, params: Range = None, acts: Range = None,
-        resolution: int | tuple[int, int] = 224, method: str = "cells", progress: Callable[[int], None] | None = None,
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        flops: Range = None,
+        params: Range = None,
+        acts: Range = None,
+        resolution: int | tuple[int, int] = 224,
+        method: str = "cells",
+        progress: Callable[[int], None] | None = None,
     ) -> Draws:
         """The draws of `sample` as arrays. progress(k): called after each k further draws."""
         parts = []
@@ -72,8 +87,15 @@ class Space:
         return Draws.concatenate(parts)
 
     def iter_arrays(
-        self, n: int | None = None, seed: int = 0, *, flops: Range = None, params: Range = None, acts: Range = None,
-        resolution: int | tuple[int, int] = 224, method: str = "cells",
+        self,
+        n: int | None = None,
+        seed: int = 0,
+        *,
+        flops: Range = None,
+        params: Range = None,
+        acts: Range = None,
+        resolution: int | tuple[int, int] = 224,
+        method: str = "cells",
     ) -> Iterator[Draws]:
         """The draws of `sample` in parts of some thousand; without end for n=None. Memory does not grow with n."""
         window = Window(flops, params, acts, resolution)

@@ -33,9 +33,15 @@ RegNetXConstrained = RegNetX.with_choices(
 ).constrain(params_below_trend(), acts_below_trend(), name="RegNetXConstrained")
 RegNetYConstrained = RegNetXConstrained.with_blocks("Y", "RegNetYConstrained")
 RegNetXSearch = RegNetX.with_choices(
-    "RegNetXSearch", depth=uniform(12, 28), w_0=log_uniform(8, 256, 8), w_a=log_uniform(8.0, 256.0, 0.1), w_m=log_uniform(2.0, 3.0, 0.001),
-    bottleneck_ratio=one_of(1), group_width=power_of_two_or_log_uniform(8, 128, 8), other_group_widths=None,
-)  # fmt: skip
+    "RegNetXSearch",
+    depth=uniform(12, 28),
+    w_0=log_uniform(8, 256, 8),
+    w_a=log_uniform(8.0, 256.0, 0.1),
+    w_m=log_uniform(2.0, 3.0, 0.001),
+    bottleneck_ratio=one_of(1),
+    group_width=power_of_two_or_log_uniform(8, 128, 8),
+    other_group_widths=None,
+)
 RegNetYSearch = RegNetXSearch.with_blocks("Y", "RegNetYSearch")
 
 _MAIN = (

@@ -34,7 +34,9 @@ class StageTable:
         own = [name for name in FIELDS if name not in space.shared]
         rows, roots = (math.prod(len(values[name]) for name in names) for names in (FIELDS, shared))
         if rows > MAX_ROWS:
-            raise ConfigError(f"a stage of {space.name} has {rows:,} settings, more than {MAX_ROWS:,}; use fewer choices or method='rejection'")
+            raise ConfigError(
+                f"a stage of {space.name} has {rows:,} settings, more than {MAX_ROWS:,}; use fewer choices or method='rejection'"
+            )
         grids = np.meshgrid(*(values[name] for name in (*shared, *own)), indexing="ij")
         columns = dict(zip((*shared, *own), (grid.ravel() for grid in grids), strict=True))
         raw = np.stack([columns[name] for name in FIELDS])
@@ -74,7 +76,9 @@ def _features(space, frame, metric, raw, networks):
     found = [(raw[FIELDS.index(name)], 3 if name == "widths" else 1) for name in space.ordered if name != "depths"]
     if "widths" in space.ordered or metric is None:
         return [*found, (raw[0], 1), (networks.widths + 0.0, 1)]
-    terms = frame.stage_terms(min(1, space.stages - 1), networks.depths, networks.widths, networks.inner_widths, networks.group_widths)[metric]
+    terms = frame.stage_terms(
+        min(1, space.stages - 1), networks.depths, networks.widths, networks.inner_widths, networks.group_widths
+    )[metric]
     return [*found, (terms.own + 1.0, 1), (terms.per_w_in + np.ones(len(raw[0])), 1), (networks.widths + 0.0, 1)]
 
 
