@@ -137,8 +137,10 @@ def _grouped(card: Machine, dtype: torch.dtype, rows: int, image_rows: int, grou
     allowed = limits(card, dtype)
     span = group_span(group_width, channels)
     parts = -(-channels // span) * cut_columns(span, allowed.columns).tiles
-    depth = min(allowed.depths, key=lambda size: walk(span, size)[1] * (size + 8) * (FLAT_COST if walk(span, size)[0] else 1))
-    return _finish(card, dtype, _rows(card, allowed, rows, image_rows, parts), allowed.columns, span, depth, allowed.stages)
+    height = _rows(card, allowed, rows, image_rows, parts)
+    depths = [size for size in allowed.depths if height != 32 or size <= 32]  # the compiler spills at 32 rows x 64
+    depth = min(depths, key=lambda size: walk(span, size)[1] * (size + 8) * (FLAT_COST if walk(span, size)[0] else 1))
+    return _finish(card, dtype, height, allowed.columns, span, depth, allowed.stages)
 
 
 def group_span(group_width: int, channels: int) -> int:
