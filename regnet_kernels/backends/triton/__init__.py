@@ -83,8 +83,9 @@ def why_not_here(device: torch.device) -> str:
 
 def unusable() -> str:
     """Why no tensor here can go through these kernels, "" if some can."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return missing() or why_not_here(device)
+    if missing() or interpreting():
+        return missing()
+    return why_not_here(torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0))
 
 
 @cache
