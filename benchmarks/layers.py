@@ -1,0 +1,94 @@
+"""Where the time of one network goes: each of its layers on the CPU kernels, beside its floor.
+
+    python benchmarks/layers.py --model regnetx_1.6gf --batch 1 --threads 2 --json layers.json
+
+The whole network runs as one call, `--repeats` times, and the kernels note the time between the barriers of each phase
+(`torch.ops.regnet_kernels._profile_network`). Layers of one shape are added up; a layer's time is the 10 % quantile over the
+repetitions, since the noise of a shared machine only ever adds. The floor is the nominal multiply-adds over the measured peak:
+Winograd layers may pass 100 %.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import regnet_kernels
+import torch
+from regnet_kernels.packing import BLOCK, program_specs
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import regnet
+from regnet.bench.machine import describe, measure_peak, versions
+
+WORK = ("convert", "1x1, dense", "grouped 3x3", "grouped 3x3, Winograd", "squeeze-excite", "pool", "store")
+
+
+def profile(name: str, batch: int, resolution: int, repeats: int) -> list[dict]:
+    """One row a distinct layer: work, channels, stride, group_width, count, ms (all of them together), macs."""
+    packed = regnet.optimize(regnet.create_model(name).eval()).packed
+    x = torch.randn(batch, 3, resolution, resolution).contiguous(memory_format=torch.channels_last)
+    call = torch.ops.regnet_kernels._profile_network
+    call(x, packed.weights, packed.params, packed.program, 3)
+    table = call(x, packed.weights, packed.params, packed.program, repeats)
+    specs = program_specs(packed.program)
+    steps: dict[tuple, list[float]] = {}
+    for phase in table:  # the phases of one layer: one for each group of images
+        step, work, macs = int(phase[0]), int(phase[1]), float(phase[2])
+        entry = steps.setdefault((step, work, macs), [0.0, 0.0])
+        entry[0] += float(phase[3:].quantile(0.1)) * 1e3
+        entry[1] += macs
+    rows: dict[tuple, dict] = {}
+    for (step, work, macs), (ms, total) in steps.items():
+        spec = specs[step]
+        channels = (spec.c_in, spec.c_mid, spec.c_out) if spec.kind == BLOCK else (spec.c_in, spec.c_out)
+        key = (work, channels, spec.stride, macs)
+        row = rows.setdefault(key, {"work": WORK[work], "channels": channels, "stride": spec.stride, "group_width": spec.group_width,
+                                    "count": 0, "ms": 0.0, "macs": 0.0})
+        row["count"] += 1
+        row["ms"] += ms
+        row["macs"] += total
+    return list(rows.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="regnetx_1.6gf")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--resolution", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the machine here")
+    options = parser.parse_args()
+    if not hasattr(torch.ops.regnet_kernels, "_profile_network"):
+        print(f"the CPU kernels are not loaded, so there is nothing to time:\n{regnet_kernels.env_report()}", file=sys.stderr)
+        return 1
+    torch.set_num_threads(options.threads)
+    peak = measure_peak(options.threads).gflops
+    rows = profile(options.model, options.batch, options.resolution, options.repeats)
+    for row in rows:
+        row["share_of_peak"] = 2 * row["macs"] / (row["ms"] * 1e6 * peak)
+    table = Table(box=box.SIMPLE, title=f"{options.model}, batch {options.batch}, {options.threads} threads, peak {peak:.0f} GFLOP/s")
+    for heading in ("layer", "channels", "stride", "g", "x", "ms", "GFLOP/s", "peak"):
+        table.add_column(heading, justify="left" if heading in ("layer", "channels") else "right", no_wrap=True)
+    for row in rows:
+        cells = (row["work"], ">".join(map(str, row["channels"])), str(row["stride"]), str(row["group_width"] or ""), str(row["count"]))
+        rate = (f"{2 * row['macs'] / row['ms'] / 1e6:.1f}", f"{row['share_of_peak']:.0%}") if row["macs"] else ("", "")
+        table.add_row(*cells, f"{row['ms']:.3f}", *rate)
+    total, macs = (sum(row[key] for row in rows) for key in ("ms", "macs"))
+    table.add_section()
+    table.add_row("all", "", "", "", "", f"{total:.2f}", f"{2 * macs / total / 1e6:.1f}", f"{2 * macs / total / 1e6 / peak:.0%}")
+    Console().print(table)
+    if options.json:
+        report = {"model": options.model, "batch": options.batch, "threads": options.threads, "peak_gflops": peak,
+                  "machine": describe(), "versions": versions(), "layers": rows}
+        temporary = options.json.with_suffix(".part")
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+        temporary.replace(options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
