@@ -80,7 +80,7 @@ def main() -> int:
     total, macs = (sum(row[key] for row in rows) for key in ("ms", "macs"))
     table.add_section()
     table.add_row("all", "", "", "", "", f"{total:.2f}", f"{2 * macs / total / 1e6:.1f}", f"{2 * macs / total / 1e6 / peak:.0%}")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
     if options.json:
         report = {"model": options.model, "batch": options.batch, "threads": options.threads, "peak_gflops": peak,
                   "machine": describe(), "versions": versions(), "layers": rows}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import regnet
 from regnet.bench import machine, peers, plot, results
 from regnet.bench.accuracy import float64_logits, relative_error
 from regnet.bench.images import batch_of, find_images, load_images
@@ -238,3 +239,11 @@ def test_plot_is_a_readable_size(tmp_path):
     plot.save_plot(drawn, tmp_path / "bars.png")
     width, height = Image.open(tmp_path / "bars.png").size
     assert 400 < width < 4000 and 300 < height < 4000
+
+
+def test_profile_of_the_layers_counts_every_multiply_add():
+    network = regnet.create_model("regnetx_200mf", num_classes=10).eval()
+    packed = regnet.optimize(network).packed
+    table = torch.ops.regnet_kernels._profile_network(torch.randn(2, 3, 64, 64), packed.weights, packed.params, packed.program, 3)
+    assert table.shape[1] == 3 + 3 and bool((table[:, 3:] > 0).all())
+    assert int(table[:, 2].sum()) == 2 * (regnet.complexity(network, 64).flops - 10)  # which counts the 10 biases as well
