@@ -72,18 +72,17 @@ class Builder {
     const char* current = static_cast<const char*>(x_.data);
     const bool first_conv = steps_[0].kind == StepKind::conv;
     if (!first_conv && !(x_.channels_last() && x_.scalar != Scalar::f16)) {
-      plan_.add_load(x_, 0, x_.n, 0, nullptr, type_, io_[0], slot_);
-      current = io_[0];
+      plan_.add_load(x_, 0, x_.n, 0, nullptr, type_, whole_[0]);
+      current = whole_[0];
     }
     for (size_t i = 0; i < count;) {
-      // steps of equal group size share the loop over groups
-      size_t end = i + 1;
-      while (end < count && maps_[end].group == maps_[i].group) end++;
+      const size_t end = run_end(i);
       const char* after = current;
+      whole_in_use_ = current;
       for (int64_t first = 0; first < x_.n; first += maps_[i].group) {
         const int64_t images = std::min(maps_[i].group, x_.n - first);
         after = current;
-        for (size_t j = i; j < end; j++) after = add_step(j, after, first, images);
+        for (size_t j = i; j < end; j++) after = add_step(j, j + 1 == end, after, first, images);
       }
       current = after;
       i = end;
@@ -100,39 +99,48 @@ class Builder {
   }
 
  private:
-  // Bytes between the images of a map of `pixels` pixels. In the two buffers each image has a slot for the largest map of the
-  // network: steps of one group of images alternate between them, and a larger map must not reach into the next image.
-  int64_t image_bytes(const char* map, int64_t pixels, int64_t channels) const {
-    return map == io_[0] || map == io_[1] ? slot_ : pixels * channels * pixel_;
+  // Steps of equal group size share the loop over groups: [i, run_end(i)). What one step of a run hands to the next lives in a
+  // `local_` buffer, which the next group of images uses again, so that a batch of large maps stays in the caches; only the last
+  // step of a run writes for the whole batch, into a `whole_` buffer.
+  size_t run_end(size_t i) const {
+    size_t end = i + 1;
+    while (end < steps_.size() && maps_[end].group == maps_[i].group) end++;
+    return end;
   }
+  bool is_local(const char* map) const { return map == local_[0] || map == local_[1]; }
+  bool is_own(const char* map) const { return is_local(map) || map == whole_[0] || map == whole_[1]; }
+  // The first of a group's images in a map.
+  int64_t offset(const char* map, int64_t first, int64_t image) const { return is_local(map) ? 0 : first * image; }
 
   void add_to_half(const char* current) {
     const Step& s = steps_.back();
     const Map& m = maps_.back();
     const bool head = s.kind == StepKind::head;  // its rows follow each other
-    const int64_t rounds = head ? 1 : x_.n, stride = head ? 0 : slot_;
-    const int64_t count = head ? x_.n * (s.c_out ? s.c_out : s.c_in) : s.c_out * m.out_h * m.out_w;
+    const int64_t count = x_.n * (head ? (s.c_out ? s.c_out : s.c_in) : s.c_out * m.out_h * m.out_w);
     const int64_t parts = std::clamp<int64_t>(count / 16384, 1, 4 * plan_.workers);
     uint16_t* const to = reinterpret_cast<uint16_t*>(out_);
-    plan_.add(Work::store, rounds * parts, [=](int t, int) {
-      const int64_t n = t / parts, begin = count * (t % parts) / parts, end = count * (t % parts + 1) / parts;
-      float_to_half(reinterpret_cast<const float*>(current + n * stride) + begin, to + n * count + begin, end - begin);
+    plan_.add(Work::store, parts, [=](int t, int) {
+      const int64_t begin = count * t / parts, end = count * (t + 1) / parts;
+      float_to_half(reinterpret_cast<const float*>(current) + begin, to + begin, end - begin);
     });
   }
 
   void size_buffers() {
+    whole_bytes_ = x_.n * x_.h * x_.w * x_.c * pixel_ * (steps_[0].kind != StepKind::conv);  // a copy of the input
+    size_t end = 0;
     for (size_t i = 0; i < steps_.size(); i++) {
       const Step& s = steps_[i];
       const Map& m = maps_[i];
       const int64_t g = m.group, out_area = m.out_h * m.out_w;
-      if (i == 0) slot_ = std::max(slot_, x_.h * x_.w * x_.c * pixel_);  // a copy of the input
+      if (i == end) end = run_end(i);
       if (s.kind == StepKind::head) {
         sums_ = std::max(sums_, x_.n * s.c_in);
         gate_ = std::max(gate_, x_.n * s.c_in);
-        io_bytes_ = std::max(io_bytes_, x_.n * std::max(s.c_in, s.c_out) * 4);
+        whole_bytes_ = std::max(whole_bytes_, x_.n * std::max(s.c_in, s.c_out) * 4);
         continue;
       }
-      slot_ = std::max(slot_, out_area * s.c_out * pixel_);
+      int64_t& bytes = i + 1 == end ? whole_bytes_ : local_bytes_;
+      bytes = std::max(bytes, (i + 1 == end ? x_.n : g) * out_area * s.c_out * pixel_);
       if (s.kind == StepKind::conv) {
         padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
       } else {
@@ -147,19 +155,17 @@ class Builder {
         }
       }
     }
-    slot_ = (slot_ + 63) / 64 * 64;
-    io_bytes_ = std::max(io_bytes_, x_.n * slot_);
   }
 
   size_t arena_bytes() const {
-    return 2 * Arena::padded(io_bytes_) + Arena::padded(padded_bytes_) + Arena::padded(middle_bytes_) + Arena::padded(sums_ * 4) +
+    return 2 * Arena::padded(whole_bytes_) + 2 * Arena::padded(local_bytes_) + Arena::padded(padded_bytes_) + Arena::padded(middle_bytes_) + Arena::padded(sums_ * 4) +
            Arena::padded(hidden_ * 4) + Arena::padded(gate_ * 4) + Arena::padded(gate_ * 4 * plan_.workers) +
            Arena::padded(scratch_ * 4 * plan_.workers);
   }
 
   void take_buffers(Arena& arena) {
-    io_[0] = arena.take<char>(io_bytes_);
-    io_[1] = arena.take<char>(io_bytes_);
+    for (char*& buffer : whole_) buffer = arena.take<char>(whole_bytes_);
+    for (char*& buffer : local_) buffer = arena.take<char>(local_bytes_);
     padded_ = arena.take<char>(padded_bytes_);
     middle_ = arena.take<char>(middle_bytes_);
     sums_at_ = arena.take<float>(sums_);
@@ -169,18 +175,18 @@ class Builder {
     plan_.set_scratch(arena.take<uint32_t>(scratch_ * plan_.workers), scratch_);
   }
 
-  // Where step j writes the whole batch: the caller's tensor for the last one, else the input's own buffer (a block
-  // with an identity shortcut reads each element of it just before it is overwritten), else the other buffer.
-  char* output_of(size_t j, const char* in) const {
+  // Where step j writes: the caller's tensor for the last one; its input's own buffer, if its shortcut is the identity (each
+  // element is read just before it is overwritten) and the buffer suits; else a buffer that is not its input.
+  char* output_of(size_t j, bool last_of_run, const char* in) const {
     if (j + 1 == steps_.size() && !half_out_) return out_;
     const Step& s = steps_[j];
-    const bool own = in == io_[0] || in == io_[1];
-    if (s.kind == StepKind::block && !s.has_projection && own) return const_cast<char*>(in);
-    return in == io_[0] ? io_[1] : io_[0];
+    if (s.kind == StepKind::block && !s.has_projection && is_own(in) && !(last_of_run && is_local(in))) return const_cast<char*>(in);
+    char* const* const buffers = last_of_run ? whole_ : local_;
+    return in == buffers[0] || (last_of_run && whole_in_use_ == buffers[0]) ? buffers[1] : buffers[0];
   }
 
-  const char* add_step(size_t j, const char* in, int64_t first, int64_t images) {
-    char* const out = output_of(j, in);
+  const char* add_step(size_t j, bool last, const char* in, int64_t first, int64_t images) {
+    char* const out = output_of(j, last, in);
     const Step& s = steps_[j];
     plan_.set_step(static_cast<int>(j));
     if (s.kind == StepKind::conv) add_stem(s, maps_[j], j == 0, in, out, first, images);
@@ -203,9 +209,9 @@ class Builder {
     TensorView view = x_;
     if (!is_input) {
       const int64_t c = s.c_in;
-      view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, image_bytes(in, m.in_h * m.in_w, c) / pixel_, 1, c * m.in_w, c};
+      view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, c * m.in_w * m.in_h, 1, c * m.in_w, c};
     }
-    plan_.add_load(view, first, images, s.padding, nullptr, Type::f32, padded_);
+    plan_.add_load(view, is_local(in) ? 0 : first, images, s.padding, nullptr, Type::f32, padded_);
     border_ = {};
     Conv c{};
     const int64_t groups = s.c_in / s.group_width;
@@ -216,9 +222,7 @@ class Builder {
     c.groups = static_cast<int>(groups);
     c.group_out = static_cast<int>(s.c_out / groups);
     c.activation = s.activation;
-    const int64_t out_image = image_bytes(out, m.out_h * m.out_w, s.c_out);
-    set_output(c, s.c_out, m, type_, out + first * out_image);
-    c.y_image = out_image / pixel_;
+    set_output(c, s.c_out, m, type_, out + offset(out, first, m.out_h * m.out_w * s.c_out * pixel_));
     plan_.add_conv(c, images);
   }
 
@@ -258,9 +262,9 @@ class Builder {
 
   void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
     const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
-    const int64_t in_image = image_bytes(in, m.in_h * m.in_w, s.c_in), out_image = image_bytes(out, m.out_h * m.out_w, s.c_out);
-    const char* x = in + first * in_image;
-    char* const y = out + first * out_image;
+    const int64_t in_image = m.in_h * m.in_w * s.c_in * pixel_;
+    const char* x = in + offset(in, first, in_image);
+    char* const y = out + offset(out, first, m.out_h * m.out_w * s.c_out * pixel_);
 
     // 1x1, written into the interior of a padded buffer: the 3x3 then needs no edge tests
     Conv a{};
@@ -332,13 +336,12 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, y);
-    c.y_image = out_image / pixel_;
     plan_.add_conv(c, images);
   }
 
   void add_head(const Step& s, const Map& m, const char* in, char* out) {
     char* const means = s.c_out == 0 ? out : reinterpret_cast<char*>(gate_at_);
-    const int64_t in_image = image_bytes(in, m.in_h * m.in_w, s.c_in);
+    const int64_t in_image = m.in_h * m.in_w * s.c_in * pixel_;
     plan_.add_sum_pixels(type_, in, x_.n, in_image, m.in_h * m.in_w, s.c_in, sums_at_, means);
     if (s.c_out == 0) return;
     Conv c{};
@@ -364,8 +367,9 @@ class Builder {
   const int64_t pixel_;  // bytes of an activation
   const bool half_out_;
   std::vector<Map> maps_;
-  int64_t slot_ = 0, io_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
-  char *io_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
+  int64_t whole_bytes_ = 0, local_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
+  const char* whole_in_use_ = nullptr;  // what the run at hand reads
+  char *whole_[2] = {}, *local_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
   float *sums_at_ = nullptr, *hidden_at_ = nullptr, *gate_at_ = nullptr, *pooled_at_ = nullptr;
   Border border_{};
 };

@@ -116,9 +116,9 @@ void Plan::add_squeeze_excite(const SqueezeExcite& s) {
   });
 }
 
-void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out, int64_t out_image) {
+void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out) {
   const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
-  const int64_t image = out_image ? out_image : rows * row_bytes;
+  const int64_t image = rows * row_bytes;
   const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
   add(Work::load, images * parts, [=](int t, int) {
     const int64_t n = t / parts, part = t % parts;

@@ -31,8 +31,8 @@ class Plan {
   // hidden and gate of `images` images: two phases. `pooled` holds workers * images * channels.
   void add_squeeze_excite(const SqueezeExcite& s);
 
-  // Fills a padded NHWC copy of images [first, first + images) of x; out_image: bytes between images, 0 for none to spare.
-  void add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out, int64_t out_image = 0);
+  // Fills a padded NHWC copy of images [first, first + images) of x.
+  void add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out);
 
   // Sums over the pixels of each image (`image` bytes apart), and their scaled, rounded means if `means` is not null.
   void add_sum_pixels(Type type, const void* x, int64_t images, int64_t image, int64_t pixels, int64_t channels, float* sums, void* means);

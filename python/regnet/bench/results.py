@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+
+from regnet.atomic import replaced_atomically
 
 SCHEMA = "regnet-bench/1"
 KEY = ("model", "source", "batch", "resolution", "dtype", "threads")
@@ -75,16 +78,19 @@ def summary(rows: list[dict]) -> list[dict]:
 
 def save_json(results: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with replaced_atomically(path) as file:
+        file.write((json.dumps(results, indent=1) + "\n").encode())
 
 
 def save_csv(results: dict, path: Path) -> None:
     """One line per configuration and peer."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(results["latency"])
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(results["latency"])
+    with replaced_atomically(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def load(path: Path) -> dict:

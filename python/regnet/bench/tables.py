@@ -28,7 +28,7 @@ def print_results(results: dict, console: Console) -> None:
     if results["summary"]:
         console.print(summary_table(results["summary"]))
     for line in omitted_lines(results["omitted"]):
-        console.print(f"omitted: {line}", highlight=False)
+        console.print(f"omitted: {line}", highlight=False, markup=False)  # "[bench]" is no style
 
 
 def parity_table(rows: list[dict]) -> Table:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from regnet.atomic import replaced_atomically
 from regnet.errors import RegNetError
-from regnet.records.files import replaced_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

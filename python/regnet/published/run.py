@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from regnet.atomic import replaced_atomically
 from regnet.errors import RegNetError
 from regnet.published import measure
 from regnet.published.models import PublishedModel
-from regnet.records.files import replaced_atomically
 
 SCHEMA = "regnet-compare/1"
 Advance = Callable[[str, int], None]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regnet.atomic import replaced_atomically
 from regnet.errors import ConfigError
 from regnet.records.configs import config_from_json
 from regnet.records.schema import RecordError, decode, encode
@@ -91,23 +90,6 @@ def append_records(path: str | Path, records: Iterable[dict]) -> int:
             os.ftruncate(descriptor, end)
             raise
     return len(lines)
-
-
-@contextmanager
-def replaced_atomically(path: Path):
-    """A binary file that takes the place of `path` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, dict | None]]:
