@@ -4,6 +4,7 @@
 # make test-isa      the op tests once for each instruction set that this CPU can run
 # make sanitize      the op tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer
 # make gpu-check     on a machine with a card: builds, GPU tests, memcheck, times into benchmarks/results/<card>/, within 8 minutes
+# make gpu-tune      on a machine with a card: measures better configurations for it, within 8 minutes; goes on where it stopped
 # make build         rebuild what changed in csrc
 # make wheel         dist/regnet_kernels-*.whl
 # make clean         remove what was built (the environments stay; remove them with `make distclean`)
@@ -23,7 +24,7 @@ ARGS ?=
 SOURCES := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl' -o -name '*.py' \))
 PYTHON_SOURCES := $(shell find regnet_kernels python -name '*.py')
 
-.PHONY: demo test test-isa test-oldest sanitize gpu-check build wheel clean distclean
+.PHONY: demo test test-isa test-oldest sanitize gpu-check gpu-tune build wheel clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.bench build
@@ -52,6 +53,9 @@ sanitize: $(VENV)/.test
 gpu-check:
 	$(PY) setup.py -q build_native --inplace
 	$(PY) -m benchmarks.gpu_check $(ARGS)
+
+gpu-tune:
+	$(PY) -m benchmarks.gpu_tune --minutes 8 $(ARGS)
 
 build: $(VENV)/.installed
 	$(PY) setup.py -q build_native --inplace

@@ -5,7 +5,7 @@ import torch
 from regnet_kernels.backends.triton.machine import interpreting
 from regnet_kernels.testing import triton_interpreter
 
-collect_ignore = [] if interpreting() else ["test_kernels.py"]
+collect_ignore = [] if interpreting() else ["test_kernels.py", "test_tuned_launches.py"]
 
 
 @pytest.fixture(autouse=True)

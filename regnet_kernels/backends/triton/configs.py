@@ -1,7 +1,7 @@
 """How each kernel is cut into programs: heuristics over data, one row a class of cards.
 
 No figure here was measured on a card yet; they follow from the sizes of shared memory and registers and from the count of
-programs that a layer gives. `tuned` (tuning.py) holds what measurements found on a card, and goes first.
+programs that a layer gives. What was measured on a card (regnet_kernels.tuning) goes first; `neighbours` says what is tried.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import torch
 
+from ...tuning import table
 from .machine import Machine, machine
+from .shapes import DirectShape, GateShape, GroupedShape, PointwiseShape, Shape
 from .tiles import cut_columns
 
 
@@ -69,12 +71,15 @@ SCALE = Sweep(rows=32, columns=64, warps=4)
 
 
 class GateConfig(NamedTuple):
+    """images, columns: of a program; depth: channels a step; units: hidden units a step; launches: 1 or 2, see gate.py."""
+
     images: int
     depth: int
     units: int
     columns: int
     warps: int
     stages: int
+    launches: int = 1
 
 
 GATE = {HALF: GateConfig(16, 64, 64, 32, 4, 2), FULL: GateConfig(16, 32, 32, 32, 4, 2)}
@@ -102,25 +107,61 @@ def limits(card: Machine, dtype: torch.dtype) -> Limits:
     return LIMITS[CLASS.get(card.arch, "sm_86")][dtype.itemsize]
 
 
-def pointwise(device: torch.device, dtype: torch.dtype, rows: int, k: int, o: int, gated: bool) -> Config:
-    return _pointwise(machine(device), dtype, rows, k, o, gated)
+def pointwise(device: torch.device, dtype: torch.dtype, shape: PointwiseShape) -> Config:
+    return table.choose(device, dtype, shape, Config, lambda: heuristic(machine(device), dtype, shape))
 
 
-def grouped(device: torch.device, dtype: torch.dtype, rows: int, image_rows: int, group_width: int, channels: int) -> Config:
-    """image_rows: the pixels of an image where tiles must not cross images, else 0."""
-    return _grouped(machine(device), dtype, rows, image_rows, group_width, channels)
+def grouped(device: torch.device, dtype: torch.dtype, shape: GroupedShape) -> Config:
+    return table.choose(device, dtype, shape, Config, lambda: heuristic(machine(device), dtype, shape))
 
 
-def direct(device: torch.device, dtype: torch.dtype, rows: int, depth: int, o: int) -> Config:
-    card = machine(device)
-    allowed = limits(card, dtype)._replace(rows=(64, 32, 16))  # a gather of single elements takes registers
-    columns = min(allowed.columns, 64)
-    chosen = next((size for size in (16, 32) if depth <= size), 32)
-    return _finish(card, dtype, _rows(card, allowed, rows, 0, cut_columns(o, columns).tiles), columns, o, chosen, 1)
+def direct(device: torch.device, dtype: torch.dtype, shape: DirectShape) -> Config:
+    return table.choose(device, dtype, shape, Config, lambda: heuristic(machine(device), dtype, shape))
 
 
-def gate(dtype: torch.dtype) -> GateConfig:
-    return GATE[dtype.itemsize]
+def gate(device: torch.device, dtype: torch.dtype, shape: GateShape) -> GateConfig:
+    return table.choose(device, dtype, shape, GateConfig, lambda: heuristic(machine(device), dtype, shape))
+
+
+def heuristic(card: Machine, dtype: torch.dtype, shape: Shape) -> Config | GateConfig:
+    """The configuration of a launch that nobody measured. dtype: of the weights."""
+    if isinstance(shape, PointwiseShape):
+        return _pointwise(card, dtype, shape.rows, shape.k, shape.o, bool(shape.gated))
+    if isinstance(shape, GroupedShape):
+        # tiles must not cross images where their sums are wanted
+        return _grouped(card, dtype, shape.rows, shape.height * shape.width if shape.pool else 0, shape.group_width, shape.channels)
+    if isinstance(shape, DirectShape):
+        return _direct(card, dtype, shape.rows, shape.side**2 * shape.channels, shape.o)
+    one = shape.squeeze * shape.channels * dtype.itemsize <= ONE_LAUNCH_BYTES
+    return GATE[dtype.itemsize]._replace(launches=1 if one else 2)
+
+
+def neighbours(card: Machine, dtype: torch.dtype, shape: Shape, config: Config | GateConfig) -> list[Config | GateConfig]:
+    """Configurations one step from `config` that fit the card: what a tuner tries, most telling field first."""
+    half = dtype.itemsize == HALF
+    if isinstance(shape, GateShape):
+        steps = {"launches": (1, 2), "columns": (16, 32, 64), "units": (16, 32, 64), "warps": (2, 4, 8)}
+    elif isinstance(shape, DirectShape):
+        steps = {"rows": (16, 32, 64, 128), "columns": (32, 64), "warps": (2, 4, 8), "depth": (16, 32)}
+    else:
+        steps = {"rows": (16, 32, 64, 128, 256) if half else (16, 32, 64, 128), "warps": (1, 2, 4, 8), "stages": (1, 2, 3, 4, 5, 6),
+                 "depth": (16, 32, 64, 128) if half else (16, 32, 64), "columns": (32, 64, 128, 256) if half else (32, 64, 128)}
+    found = []
+    for name, values in steps.items():
+        at = values.index(getattr(config, name))
+        found += [config._replace(**{name: value}) for value in (*values[at + 1:at + 2], *values[max(at - 1, 0):at])]
+    return [one for one in found if _fits(card, dtype, shape, one)]
+
+
+def _fits(card: Machine, dtype: torch.dtype, shape: Shape, config: Config | GateConfig) -> bool:
+    """Within shared memory and the registers of a program's threads, roughly; the compiler has the last word."""
+    if isinstance(shape, GateShape):
+        return True
+    outputs = group_span(shape.group_width, shape.channels) if isinstance(shape, GroupedShape) else shape.o
+    width = cut_columns(outputs, config.columns).width
+    gated = isinstance(shape, PointwiseShape) and shape.gated
+    step = (config.rows * (2 if gated else 1) + width) * config.depth * dtype.itemsize
+    return config.rows * width <= config.warps * 128 * 32 and config.stages * step <= card.shared_memory
 
 
 @cache
@@ -130,6 +171,14 @@ def _pointwise(card: Machine, dtype: torch.dtype, rows: int, k: int, o: int, gat
     depth = min(depths, key=lambda size: -(-k // size) * (size + 8))
     return _finish(card, dtype, _rows(card, allowed, rows, 0, cut_columns(o, allowed.columns).tiles), allowed.columns, o, depth,
                    allowed.stages, gated)
+
+
+@cache
+def _direct(card: Machine, dtype: torch.dtype, rows: int, depth: int, o: int) -> Config:
+    allowed = limits(card, dtype)._replace(rows=(64, 32, 16))  # a gather of single elements takes registers
+    columns = min(allowed.columns, 64)
+    chosen = next((size for size in (16, 32) if depth <= size), 32)
+    return _finish(card, dtype, _rows(card, allowed, rows, 0, cut_columns(o, columns).tiles), columns, o, chosen, 1)
 
 
 @cache

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from . import configs
 from .epilogue import activate, add_bias, store
+from .shapes import DirectShape
 from .tiles import cut_columns, unit
 
 INTS = ["images", "height", "width", "height_out", "width_out", "row_units", "o_units", "tiles"]
@@ -85,7 +86,7 @@ def direct(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, kernel: int, *,
     if y.numel() == 0:
         return y
     rows = n * height_out * width_out
-    config = configs.direct(x.device, w.dtype, rows, kernel * kernel * channels, o)
+    config = configs.direct(x.device, w.dtype, DirectShape(n, height_out, width_out, channels, o, kernel, stride))
     cut = cut_columns(o, config.columns)
     mean, scale = normalise or (bias, bias)
     direct_kernel[(triton.cdiv(rows, config.rows) * cut.tiles,)](

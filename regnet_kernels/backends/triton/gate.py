@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from . import configs
+from .shapes import GateShape
 from .tiles import unit
 
 INTS = ["images", "tiles", "units", "squeeze"]
@@ -103,12 +104,13 @@ def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Te
     gate = torch.empty((n, c), dtype=dtype, device=sums.device)
     if n == 0:
         return gate
-    config, units = configs.gate(w1.dtype), c // unit(c)
+    config = configs.gate(sums.device, w1.dtype, GateShape(n, count, c, squeeze, int(transposed)))
+    units = c // unit(c)
     images, parts = triton.cdiv(n, config.images), triton.cdiv(c, config.columns)
     fixed = {"UNIT": unit(c), "PRECISION": "ieee", "BI": config.images, "BS": config.units, "num_warps": config.warps,
              "num_stages": config.stages}
     last = {"BO": config.columns, "TRANSPOSED": transposed}
-    if w1.nbytes <= configs.ONE_LAUNCH_BYTES:
+    if config.launches == 1:
         gate_kernel[(images, parts)](sums, w1, b1, w2, b2, gate, n, tiles, 1 / count, units, squeeze, BC=config.depth, **last, **fixed)
         return gate
     hidden = torch.empty((n, squeeze), dtype=torch.float32, device=sums.device)

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from . import configs
 from .epilogue import activate, add_bias, store
+from .shapes import GroupedShape
 from .tiles import cut_columns
 
 INTS = ["images", "height", "width", "height_out", "width_out", "c8", "image_tiles"]
@@ -129,7 +130,7 @@ def grouped(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, *, stride: int
     height_out, width_out = (height - 1) // stride + 1, (width - 1) // stride + 1
     y = torch.empty((n, c, height_out, width_out), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     pixels_out = height_out * width_out
-    config = configs.grouped(x.device, x.dtype, n * pixels_out, pixels_out if pool else 0, group_width, c)
+    config = configs.grouped(x.device, x.dtype, GroupedShape(n, height_out, width_out, c, group_width, stride, int(pool)))
     image_tiles = triton.cdiv(pixels_out, config.rows) if pool else 1
     sums = torch.empty((n, image_tiles, c), dtype=torch.float32, device=x.device) if pool else None
     if y.numel() == 0:

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from . import configs
 from .epilogue import activate, add_bias, store
+from .shapes import PointwiseShape
 from .tiles import cut_columns
 
 INTS = ["pixels_out", "images", "height", "width", "width_out", "k8", "o8", "tiles",
@@ -112,9 +113,11 @@ def pointwise(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, *, stride: i
     if y.numel() == 0:
         return y
     rows = n * height_out * width_out
-    config = configs.pointwise(x.device, x.dtype, rows, k, o, gate is not None)
-    cut = cut_columns(o, config.columns)
     projected = shortcut is not None
+    config = configs.pointwise(x.device, x.dtype, PointwiseShape(
+        n, height_out, width_out, k, o, stride, int(gate is not None), int(residual is not None), shortcut.shape[1] if projected else 0,
+        shortcut_stride if projected else 1))
+    cut = cut_columns(o, config.columns)
     _, k2, height2, width2 = shortcut.shape if projected else (0, 8, 1, 1)
     grid = (triton.cdiv(rows, config.rows) * cut.tiles,)
     pointwise_kernel[grid](
