@@ -19,7 +19,7 @@ from build_jobs import BuildError, Job, install, run_jobs  # noqa: E402
 HERE = Path(__file__).resolve().parent
 TORCH_TARGET_VERSION = "0x020b000000000000"  # the oldest torch that the binary must load under: 2.11
 OLDEST_ARCH = 80
-DEFAULT_ARCHS = ("80", "90", "100")
+DEFAULT_ARCHS = ("80", "86", "89", "90", "100", "120")
 
 COMMON = ["-std=c++20", "-O3", f"-I{HERE}", f"-I{HERE / 'device'}", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
@@ -38,7 +38,7 @@ def archs(nvcc: Path, wanted: str | None = None) -> tuple[list[str], str]:
     """The architectures to compile for, and the one whose PTX is added for newer cards.
 
     `wanted` is TORCH_CUDA_ARCH_LIST (default: the variable): "8.0;9.0a+PTX", separated by semicolons, commas or blanks. Without
-    it: those of DEFAULT_ARCHS that this nvcc knows, with PTX of the newest. Raises BuildError on an entry that is unusable.
+    it: those of DEFAULT_ARCHS that this nvcc knows, with PTX of the oldest, which runs on every newer card. Raises BuildError on an entry that is unusable.
     """
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if wanted is None else wanted
     known = re.findall(r"compute_(\d+)", _output(nvcc, "--list-gpu-arch"))
@@ -46,7 +46,7 @@ def archs(nvcc: Path, wanted: str | None = None) -> tuple[list[str], str]:
         chosen = [arch for arch in DEFAULT_ARCHS if arch in known]
         if not chosen:
             raise BuildError(f"{nvcc} knows none of the architectures {', '.join(DEFAULT_ARCHS)}; use CUDA 12 or newer")
-        return chosen, chosen[-1]
+        return chosen, chosen[0]
     chosen, ptx = [], ""
     for entry in re.split(r"[;,\s]+", wanted.strip()):
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
@@ -63,7 +63,9 @@ def archs(nvcc: Path, wanted: str | None = None) -> tuple[list[str], str]:
 
 
 def arch_flags(chosen: list[str], ptx: str) -> list[str]:
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in chosen]
+    """The kernels ask for nothing newer than OLDEST_ARCH, so one run of the compiler's front end serves all plain architectures;
+    those with a suffix (90a, 120f) have features of their own and take a run each."""
+    flags = [f"-gencode=arch=compute_{arch if arch[-1] in 'af' else OLDEST_ARCH},code=sm_{arch}" for arch in chosen]
     return flags + ([f"-gencode=arch=compute_{ptx},code=compute_{ptx}"] if ptx else [])
 
 

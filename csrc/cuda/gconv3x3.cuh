@@ -6,6 +6,9 @@
 // same halo at nine offsets. A group of an odd number of 8-channel units ends with a chunk of 8: there two taps make
 // up the 16 rows of a product, and the ninth is a product of 8 rows, so that no padding is multiplied (a zero times an
 // infinity of another group would be a NaN). Groups of 8 come in pairs, a unit each (`TILES` == 1).
+//
+// With plan.conv.pool the tile's sums of the results, before they are rounded, are stored as well: each warp adds its
+// pixels by shuffles, then the warps' sums are added in their order. No atomics: every run gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -97,7 +100,7 @@ struct Product {
   __device__ __forceinline__ void start(const float* bias, int channels, int lane) {
 #pragma unroll
     for (int tile = 0; tile < kSums; ++tile) {
-      const int channel = TILES == 1 ? tile * 8 + lane % 4 * 2 : channel_of<TILES>(tile, lane % 4);
+      const int channel = this->channel(tile, lane);
       const bool valid = channel < channels;
       const float low = valid ? device::load_global(bias + channel) : 0.f;
       const float high = valid ? device::load_global(bias + channel + 1) : 0.f;
@@ -109,23 +112,77 @@ struct Product {
     }
   }
 
+  static __device__ __forceinline__ int channel(int tile, int lane) {
+    return TILES == 1 ? tile * 8 + lane % 4 * 2 : channel_of<TILES>(tile, lane % 4);
+  }
+
+  __device__ __forceinline__ void apply(int activation) {
+#pragma unroll
+    for (int rows = 0; rows < 2; ++rows) {
+#pragma unroll
+      for (int tile = 0; tile < kSums; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[rows][tile][i] = activate(sum[rows][tile][i], activation);
+      }
+    }
+  }
+
+  // Puts the warp's sum of each channel at `to`, kSums * 8 floats for each of the tile's `images` images of `map` pixels.
+  // `place` as for `finish`; `first`: the warp's first pixel of the tile.
+  __device__ __forceinline__ void reduce(device::Shared to, const int (&place)[2][2], int first, int map, int images,
+                                         int lane) const {
+#pragma unroll 1
+    for (int image = 0; image < images; ++image) {
+      bool mine[2][2];
+#pragma unroll
+      for (int rows = 0; rows < 2; ++rows) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int pixel = first + rows * 16 + half * 8 + lane / 4 - image * map;
+          mine[rows][half] = place[rows][half] >= 0 && pixel >= 0 && pixel < map;
+        }
+      }
+#pragma unroll
+      for (int tile = 0; tile < kSums; ++tile) {
+        float low = 0.f, high = 0.f;
+#pragma unroll
+        for (int rows = 0; rows < 2; ++rows) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            if (!mine[rows][half]) continue;
+            low += sum[rows][tile][half * 2];
+            high += sum[rows][tile][half * 2 + 1];
+          }
+        }
+#pragma unroll
+        for (int mask = 4; mask < 32; mask *= 2) {
+          low += device::shuffle_xor(low, mask);
+          high += device::shuffle_xor(high, mask);
+        }
+        if (lane >= 4) continue;
+        const device::Shared at = to + (image * kSums * 8 + channel(tile, lane)) * 4;
+        device::store_shared_float(at, low);
+        device::store_shared_float(at + 4, high);
+      }
+    }
+  }
+
   // Stores the tiles [FIRST, FIRST + COUNT) of 8 pixels; this lane's channels in them are contiguous.
   template <int FIRST, int COUNT>
-  __device__ __forceinline__ void store(uint16_t* to, int rows, int half, int channels, int lane, int activation) const {
-    const int channel = TILES == 1 ? FIRST * 8 + lane % 4 * 2 : channel_of<TILES>(FIRST, lane % 4);
+  __device__ __forceinline__ void store(uint16_t* to, int rows, int half, int channels, int lane) const {
+    const int channel = this->channel(FIRST, lane);
     if (channel >= channels) return;
     Words<COUNT> out;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
       const float* const pair = &sum[rows][FIRST + i][half * 2];
-      out.word[i] = device::pack(Number{}, activate(pair[0], activation), activate(pair[1], activation));
+      out.word[i] = device::pack(Number{}, pair[0], pair[1]);
     }
     device::store_global(reinterpret_cast<Words<COUNT>*>(to + channel), out);
   }
 
   // `y` points to the block's first channel of the output's first pixel; `place`: this lane's pixels, -1 for none.
-  __device__ __forceinline__ void finish(uint16_t* y, const int (&place)[2][2], size_t pitch, int channels, int lane,
-                                         int activation) const {
+  __device__ __forceinline__ void finish(uint16_t* y, const int (&place)[2][2], size_t pitch, int channels, int lane) const {
 #pragma unroll
     for (int rows = 0; rows < 2; ++rows) {
 #pragma unroll
@@ -133,11 +190,11 @@ struct Product {
         if (place[rows][half] < 0) continue;
         uint16_t* const to = y + place[rows][half] * pitch;
         constexpr int quads = TILES / 4 * 4, pairs = TILES / 2 * 2;
-        if constexpr (TILES == 1) store<1, 1>(to, rows, half, channels, lane, activation);
-        if constexpr (TILES >= 4) store<0, 4>(to, rows, half, channels, lane, activation);
-        if constexpr (TILES == 8) store<4, 4>(to, rows, half, channels, lane, activation);
-        if constexpr (pairs > quads) store<quads, 2>(to, rows, half, channels, lane, activation);
-        if constexpr (TILES > pairs) store<pairs, 1>(to, rows, half, channels, lane, activation);
+        if constexpr (TILES == 1) store<1, 1>(to, rows, half, channels, lane);
+        if constexpr (TILES >= 4) store<0, 4>(to, rows, half, channels, lane);
+        if constexpr (TILES == 8) store<4, 4>(to, rows, half, channels, lane);
+        if constexpr (pairs > quads) store<quads, 2>(to, rows, half, channels, lane);
+        if constexpr (TILES > pairs) store<pairs, 1>(to, rows, half, channels, lane);
       }
     }
   }
@@ -160,12 +217,12 @@ __device__ __forceinline__ void make_halo_table(const GroupedConvPlan& plan, dev
   }
 }
 
-// x (N, H, W, C), y (N, Ho, Wo, C), bias (C); weight: packed, see `pack` in regnet_kernels/backends/cuda.py. All 16-byte aligned, N > 0.
+// x (N, H, W, C), y (N, Ho, Wo, C), bias (C), sums (N, tiles_down * tiles_across, C) if pooled; weight: packed, see `pack` in regnet_kernels/backends/cuda.py. All 16-byte aligned, N > 0.
 // Grid: plan.grid_x tiles of pixels, plan.grid_y slices of channels; kThreads threads; plan.shared_bytes.
 template <class Number, int TILES>
 __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, ptxas stops at 64 or 128 registers and spills
     gconv3x3(const uint16_t* __restrict__ x, const uint16_t* __restrict__ weight, const float* __restrict__ bias,
-             uint16_t* __restrict__ y, const GroupedConvPlan plan) {
+             uint16_t* __restrict__ y, float* __restrict__ sums, const GroupedConvPlan plan) {
   constexpr bool PAIRED = TILES == 1;
   const GroupedConv& conv = plan.conv;
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -181,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, p
   const int items = PAIRED ? (group_count + 1) / 2 : group_count * plan.chunks;
 
   const device::Shared table = device::dynamic_shared();
-  const device::Shared stages = table + plan.table_bytes;
+  const device::Shared warp_sums = table + plan.table_bytes, stages = warp_sums + plan.sums_bytes;
   make_halo_table(plan, table, first_image, first_row, first_column);
   device::barrier();
 
@@ -232,11 +289,34 @@ __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, p
   const int odd = (conv.stride == 2 ? plan.tile_width + 1 : 1) * kPixelPitch;
   const Taps taps{plan.halo_width * kPixelPitch, {0, odd, (conv.stride == 2 ? 1 : 2) * kPixelPitch}};
 
+  // Buffer `group % 2` of the sums: image by image of warp by warp.
+  constexpr int kChannels = Product<Number, TILES>::kSums * 8;
+  const auto sums_of = [&](int item, int warp) {
+    return warp_sums + (item / plan.chunks % 2 * (kThreads / 32) + warp) * (plan.tile_images * kChannels * 4);
+  };
+  // Adds up and stores the sums of the group that `item` ended.
+  const auto add_up = [&](int item) {
+    const int channel = group_of(item) * conv.group_width + part * (TILES * 8);
+    const int channels = PAIRED ? (first_group + group_count - group_of(item)) * 8 : conv.group_width - part * (TILES * 8);
+    const int tiles = plan.tiles_down * plan.tiles_across, pixels = plan.tile_images * plan.tile_height * plan.tile_width;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < plan.tile_images * kChannels; i += kThreads) {
+      const int image = blockIdx.x / tiles * plan.tile_images + i / kChannels;
+      if (image >= conv.images || i % kChannels >= channels) continue;
+      float sum = 0.f;
+#pragma unroll 1
+      for (int from = 0; from * 32 < pixels; ++from) sum += device::load_shared_float(sums_of(item, from) + i * 4);
+      const size_t row = static_cast<size_t>(image) * tiles + blockIdx.x % tiles;
+      device::store_global(sums + row * conv.channels + channel + i % kChannels, sum);
+    }
+  };
+
   Product<Number, TILES> product;
   for (int item = 0; item < items; ++item) {
     device::wait_copies<0>();
     device::barrier();  // this item has arrived for all; all have left the other stage
     if (item + 1 < items) load(item + 1);
+    if (conv.pool && item > 0 && chunk_of(item) == 0) add_up(item - 1);
     if (!busy) continue;
     const device::Shared halo = stages + item % 2 * plan.stage_bytes, weights = halo + plan.halo_bytes;
     const int group = group_of(item), chunk = chunk_of(item);
@@ -251,8 +331,14 @@ __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, p
     } else {
       product.chunk8(pixel, taps, halo, weights, lane, 0);
     }
-    if (chunk + 1 == plan.chunks) product.finish(y + channel, place, conv.channels, channels, lane, conv.activation);
+    if (chunk + 1 < plan.chunks) continue;
+    product.apply(conv.activation);
+    product.finish(y + channel, place, conv.channels, channels, lane);
+    if (conv.pool) product.reduce(sums_of(item, warp), place, warp * 32, map, plan.tile_images, lane);
   }
+  if (!conv.pool) return;
+  device::barrier();  // the last group's sums are there
+  add_up(items - 1);
 }
 
 }  // namespace regnet_kernels

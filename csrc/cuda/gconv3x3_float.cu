@@ -17,7 +17,8 @@ cudaError_t launch_float(const GroupedConvPlan& plan, const float* x, const floa
 }  // namespace
 
 cudaError_t launch_gconv3x3(const GroupedConv& conv, Dtype dtype, const void* x, const void* weight, const float* bias,
-                            void* y, cudaStream_t stream) {
+                            void* y, float* sums, cudaStream_t stream) {
+  if (conv.pool && dtype == Dtype::float32) return cudaErrorInvalidValue;
   if (conv.images == 0) return cudaSuccess;
   int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -25,8 +26,8 @@ cudaError_t launch_gconv3x3(const GroupedConv& conv, Dtype dtype, const void* x,
   if (error != cudaSuccess) return error;
   const GroupedConvPlan plan = plan_gconv3x3(conv, multiprocessors);
   switch (dtype) {
-    case Dtype::float16: return launch_gconv3x3_16bit<device::Half>(plan, x, weight, bias, y, stream);
-    case Dtype::bfloat16: return launch_gconv3x3_16bit<device::BFloat16>(plan, x, weight, bias, y, stream);
+    case Dtype::float16: return launch_gconv3x3_16bit<device::Half>(plan, x, weight, bias, y, sums, stream);
+    case Dtype::bfloat16: return launch_gconv3x3_16bit<device::BFloat16>(plan, x, weight, bias, y, sums, stream);
     default:
       return launch_float(plan, static_cast<const float*>(x), static_cast<const float*>(weight), bias,
                           static_cast<float*>(y), stream);

@@ -8,9 +8,11 @@ namespace regnet_kernels {
 
 enum Activation : int { kNone = 0, kRelu = 1, kSilu = 2 };
 
-// A 3x3 convolution with padding 1 on channels_last memory; channels = groups * group_width, in and out alike.
+// A 3x3 convolution with padding 1 on channels_last memory; channels = groups * group_width, in and out alike. pool: each
+// tile's sums of the activated results are wanted too, for the squeeze of a squeeze-excite (16-bit kernels).
 struct GroupedConv {
   int images, height, width, channels, group_width, stride, activation;
+  int pool = 0;
 };
 
 constexpr int kThreads = 128;      // 4 warps
@@ -21,7 +23,8 @@ constexpr int kPixelPitch = 48;
 constexpr int kFragmentBytes = 256;  // a 16 (input) x 8 (output) block of 16-bit weights, in the order of the lanes
 // The smallest limit on shared memory a block among compute capabilities 8.0 and newer (8.6, 8.9, 12.0): 99 KB.
 constexpr int kSharedLimit = 101376;
-constexpr int kMaxHaloPixels = 608;  // keeps two stages of the widest weights under that limit
+constexpr int kMaxHaloPixels = 576;  // keeps two stages of the widest weights, and the sums, under that limit
+constexpr int kMaxPooledImages = 2;  // of a tile: enough for two maps of 7x7 or 8x8
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -35,7 +38,7 @@ struct GroupedConvPlan {
   int parts, tiles;                          // a group's outputs: `parts` blocks of `tiles` * 8 channels
   int chunks;                                // a group's inputs: chunks of 16 channels, the last one of 8 if odd
   int part_elements;                         // 16-bit numbers of a part's packed weights (`pack` in backends/cuda.py)
-  int halo_bytes, stage_bytes, table_bytes, shared_bytes;
+  int halo_bytes, stage_bytes, table_bytes, sums_bytes, shared_bytes;
   unsigned grid_x, grid_y;
 };
 
@@ -65,6 +68,7 @@ inline void plan_pixels(GroupedConvPlan& plan) {
     int tile_images = 1;
     if (tile_width == plan.out_width && tile_height == plan.out_height) {
       tile_images = std::min({conv.images, kBlockPixels / (tile_width * tile_height), kMaxHaloPixels / halo});
+      if (conv.pool) tile_images = std::min(tile_images, kMaxPooledImages);
     }
     const long long blocks = 1ll * ceil_div(plan.out_height, tile_height) * ceil_div(plan.out_width, tile_width) *
                              ceil_div(conv.images, tile_images);
@@ -102,7 +106,9 @@ inline void plan_shared(GroupedConvPlan& plan) {
   plan.table_bytes = ceil_div(plan.halo_pixels * 4, 16) * 16;
   plan.halo_bytes = plan.halo_pixels * kPixelPitch;
   plan.stage_bytes = plan.halo_bytes + weight_bytes;
-  plan.shared_bytes = plan.table_bytes + std::min(items, 2) * plan.stage_bytes;
+  // Two buffers, one for each warp and image: while one group's sums are added up, the next group writes its own.
+  plan.sums_bytes = plan.conv.pool ? 2 * (kThreads / 32) * plan.tile_images * (paired ? 16 : plan.tiles * 8) * 4 : 0;
+  plan.shared_bytes = plan.table_bytes + plan.sums_bytes + std::min(items, 2) * plan.stage_bytes;
 }
 
 // images > 0, height > 0, width > 0, group_width a multiple of 8 that divides channels, stride 1 or 2.

@@ -1,5 +1,5 @@
-// regnet_kernels::_gconv3x3_cuda for CUDA tensors, on the LibTorch stable ABI. The schema, the fake kernel and the
-// packing live in regnet_kernels/backends/cuda.py.
+// regnet_kernels::_gconv3x3_cuda and _se_gate_cuda for CUDA tensors, on the LibTorch stable ABI. The schemas, the fake kernels
+// and the packing live in regnet_kernels/backends/cuda.py.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -8,8 +8,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <tuple>
 
 #include "gconv3x3.h"
+#include "se_gate.h"
 
 // Weak: libtorch_cuda has it, and this library must load where libtorch_cuda is absent.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
@@ -65,7 +67,8 @@ int64_t packed_elements(Dtype dtype, int64_t group_width) {
   return int64_t{plan.parts} * plan.part_elements;
 }
 
-Tensor gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation) {
+// Returns y and the tiles' sums (N, tiles, C) float32, or of shape (0) without `pool`.
+std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation, bool pool) {
   STD_TORCH_CHECK(x.dim() == 4, "x must be (N, C, H, W), got ", x.dim(), " dimensions");
   const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
   STD_TORCH_CHECK(channels > 0 && height > 0 && width > 0, "x must have channels and pixels");
@@ -85,6 +88,7 @@ Tensor gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t ac
   STD_TORCH_CHECK(weight.size(1) == packed_elements(dtype, group_width), "a packed group of width ", group_width, " needs ",
                   packed_elements(dtype, group_width), " elements, got ", weight.size(1));
   STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.numel() == channels, "bias must be float32 of ", channels);
+  STD_TORCH_CHECK(!pool || dtype != Dtype::float32, "the sums of a pool are for float16 and bfloat16, x is float32");
 
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Tensor in = prepared(x);
@@ -93,14 +97,52 @@ Tensor gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t ac
                                   torch::headeronly::MemoryFormat::ChannelsLast);
   const GroupedConv conv{static_cast<int>(images), static_cast<int>(height),      static_cast<int>(width),
                          static_cast<int>(channels), static_cast<int>(group_width), static_cast<int>(stride),
-                         static_cast<int>(activation)};
+                         static_cast<int>(activation), pool};
+  regnet_kernels::GroupedConvPlan plan{};  // for the number of tiles, which depends on no card
+  if (images > 0) plan = regnet_kernels::plan_gconv3x3(conv, 1);
+  const int64_t sums_shape[] = {images, int64_t{plan.tiles_down} * plan.tiles_across, channels};
+  const int64_t none[] = {0};
+  using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
+  Tensor sums = torch::stable::empty(pool ? Shape{sums_shape, 3} : Shape{none, 1}, ScalarType::Float, std::nullopt, x.device(),
+                                     std::nullopt, std::nullopt);
   const cudaError_t error =
       regnet_kernels::launch_gconv3x3(conv, dtype, in.const_data_ptr(), weight.const_data_ptr(), bias.const_data_ptr<float>(),
-                                      y.mutable_data_ptr(), current_stream(x.get_device_index()));
+                                      y.mutable_data_ptr(), sums.mutable_data_ptr<float>(), current_stream(x.get_device_index()));
   STD_TORCH_CHECK(error == cudaSuccess, "the kernel was not launched: ", cudaGetErrorString(error));
-  return y;
+  return {y, sums};
+}
+
+Tensor se_gate(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t count) {
+  STD_TORCH_CHECK(sums.dim() == 3, "sums must be (N, tiles, C), got ", sums.dim(), " dimensions");
+  STD_TORCH_CHECK(w1.dim() == 2 && count >= 1, "w1 must be (S, C), count at least 1");
+  const int64_t images = sums.size(0), tiles = sums.size(1), channels = sums.size(2), squeeze = w1.size(0);
+  STD_TORCH_CHECK(images <= INT32_MAX / 8 && tiles <= INT32_MAX, "sums must have fewer images and tiles");
+  STD_TORCH_CHECK(w1.size(1) == channels && w2.dim() == 2 && w2.size(0) == channels && w2.size(1) == squeeze && b1.numel() == squeeze &&
+                      b2.numel() == channels,
+                  "expected w1 (S, C), b1 (S), w2 (C, S), b2 (C) with C = ", channels, ", S = ", squeeze);
+  STD_TORCH_CHECK(regnet_kernels::gate_fits(channels, squeeze), channels, " channels and ", squeeze,
+                  " hidden units do not fit into shared memory; use backend='triton' or 'eager'");
+  for (const Tensor* part : {&sums, &w1, &b1, &w2, &b2}) {
+    STD_TORCH_CHECK(part->is_cuda() && part->get_device_index() == sums.get_device_index(), "all tensors must be on the device of sums");
+    STD_TORCH_CHECK(part->scalar_type() == ScalarType::Float && part->is_contiguous(), "all tensors must be float32 and contiguous");
+  }
+  STD_TORCH_CHECK(aligned(w1) && aligned(w2), "w1 and w2 must be 16-byte aligned");
+
+  const torch::stable::accelerator::DeviceGuard guard(sums.get_device_index());
+  const int64_t shape[] = {images, channels};
+  Tensor gate = torch::stable::empty({shape, 2}, ScalarType::Float, std::nullopt, sums.device(), std::nullopt, std::nullopt);
+  const regnet_kernels::Gate size{static_cast<int>(images), static_cast<int>(tiles), static_cast<int>(channels),
+                                  static_cast<int>(squeeze), static_cast<float>(count)};
+  const cudaError_t error = regnet_kernels::launch_se_gate(
+      size, sums.const_data_ptr<float>(), w1.const_data_ptr<float>(), b1.const_data_ptr<float>(), w2.const_data_ptr<float>(),
+      b2.const_data_ptr<float>(), gate.mutable_data_ptr<float>(), current_stream(sums.get_device_index()));
+  STD_TORCH_CHECK(error == cudaSuccess, "the kernel was not launched: ", cudaGetErrorString(error));
+  return gate;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CUDA, m) { m.impl("_gconv3x3_cuda", TORCH_BOX(&gconv3x3)); }
+STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CUDA, m) {
+  m.impl("_gconv3x3_cuda", TORCH_BOX(&gconv3x3));
+  m.impl("_se_gate_cuda", TORCH_BOX(&se_gate));
+}

@@ -1,6 +1,7 @@
 """The CUDA backend: which problems its kernels can run, and why not the others; the op they register for; the packing.
 
-Today: the grouped 3x3 convolution with folded BatchNorm and activation (csrc/cuda/gconv3x3.cuh). The module imports
+Today: the grouped 3x3 convolution with folded BatchNorm, activation and the sums for a squeeze (csrc/cuda/gconv3x3.cuh), and the
+squeeze-excite's gate (csrc/cuda/se_gate.cuh). The module imports
 without CUDA and without `_cuda.so`: then `why_not` says what is missing.
 """
 
@@ -14,11 +15,15 @@ from ..problem import Problem
 
 NAME = "cuda"
 OP = "regnet_kernels::_gconv3x3_cuda"
+GATE_OP = "regnet_kernels::_se_gate_cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_CAPABILITY = (8, 0)  # cp.async, mma on bfloat16
+MAX_GATE_CHANNELS = 8192  # leaves a third of the shared memory that se_gate.cuh takes to the hidden layer
 
 _library = torch.library.Library("regnet_kernels", "FRAGMENT")
-_library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation) -> Tensor",
+_library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool) -> (Tensor, Tensor)",
+                tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("_se_gate_cuda(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int count) -> Tensor",
                 tags=(torch.Tag.pt2_compliant_tag,))
 
 
@@ -32,8 +37,10 @@ def why_not_anywhere(problem: Problem) -> str:
     """The part of `why_not` that does not depend on the machine."""
     if problem.device.type != "cuda":
         return f"the tensors are on {problem.device}, these kernels run on CUDA devices"
+    if problem.op == "se_gate":
+        return _why_not_gate(problem)
     if problem.op != "conv_bn_act":
-        return f"{problem.op} has no CUDA kernel yet; conv_bn_act has one for the grouped 3x3"
+        return f"{problem.op} has no CUDA kernel yet; se_gate has one, and conv_bn_act for the grouped 3x3"
     if problem.dtype not in DTYPES:
         return f"x is {problem.dtype}; the kernel computes float32, float16 and bfloat16"
     if tuple(problem.kernel) != (3, 3) or problem.padding != 1 or problem.stride not in (1, 2):
@@ -44,9 +51,19 @@ def why_not_anywhere(problem: Problem) -> str:
     width = problem.c_in // problem.groups
     if width == 0 or width % 8:
         return f"the group width is {width}; the kernel needs a multiple of 8"
-    for name in ("residual", "gate", "pool"):
+    for name in ("residual", "gate"):
         if getattr(problem, name):
             return f"a {name} is not fused into the CUDA kernel yet"
+    if problem.pool and problem.dtype == torch.float32:
+        return "the sums of a pool come from the 16-bit kernels only, x is torch.float32"
+    return ""
+
+
+def _why_not_gate(problem: Problem) -> str:
+    if problem.dtype != torch.float32:
+        return f"sums is {problem.dtype}; the kernel computes float32"
+    if problem.c_in > MAX_GATE_CHANNELS:
+        return f"there are {problem.c_in} channels; the kernel takes at most {MAX_GATE_CHANNELS}"
     return ""
 
 
@@ -67,23 +84,58 @@ def why_not_here(device: torch.device | None = None) -> str:
 def conv_bn_act(x, weight, bias, residual, gate, stride, padding, groups, activation, pool):
     """The op regnet_kernels::conv_bn_act on CUDA, its arguments as in the schema; only for what `why_not` lets through.
 
-    Returns (y, sums), sums of shape (0,): pooling is not fused yet. Packs the weight in each call; who calls often keeps
+    Returns (y, sums), sums (N, C) float32, or of shape (0,) without `pool`. Packs the weight in each call; who calls often keeps
     `pack(weight)` and calls `gconv3x3`.
     """
     if bias is None:
         bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=x.device)
-    y = gconv3x3(x, pack(weight), bias, stride, activation)
-    return y, torch.empty(0, dtype=torch.float32, device=x.device)
+    y, sums = gconv3x3(x, pack(weight), bias.contiguous(), stride, activation, pool)
+    return y, sums.sum(1) if pool else sums
 
 
-def gconv3x3(x, packed, bias, stride, activation):
+def se_gate(sums, w1, b1, w2, b2, count):
+    """The squeeze-excite's gate in one launch: sigmoid(w2 relu(w1 (sum over tiles of sums / count) + b1) + b2) -> (N, C) float32.
+
+    sums: (N, C), or (N, tiles, C) as `gconv3x3` gives it; w1 (S, C), b1 (S,), w2 (C, S), b2 (C,); all float32 on CUDA. The same
+    input gives the same bits on every run. Raises RuntimeError where C + S exceeds some 12,000.
+    """
+    sums = sums if sums.dim() == 3 else sums[:, None]
+    w1, w2 = (w if w.data_ptr() % 16 == 0 else w.clone() for w in (w1.contiguous(), w2.contiguous()))
+    return torch.ops.regnet_kernels._se_gate_cuda(sums.contiguous(), w1, b1.contiguous(), w2, b2.contiguous(), count)
+
+
+def gconv3x3(x, packed, bias, stride, activation, pool=False):
     """activation(3x3 convolution of x with padding 1, + bias), one kernel.
 
     x: (N, C, H, W) float32, float16 or bfloat16 on CUDA, channels_last preferred (else copied); packed: `pack(weight)`, of the
-    same dtype; bias: (C,) float32; stride 1 or 2; activation 0 none, 1 relu, 2 silu. Returns (N, C, Ho, Wo), channels_last.
-    Raises RuntimeError on arguments that do not fit, and on maps of 2^31 pixels or more.
+    same dtype; bias: (C,) float32; stride 1 or 2; activation 0 none, 1 relu, 2 silu. Returns y (N, C, Ho, Wo), channels_last, and
+    sums: with pool those of y, not yet rounded, of each of `tiles(...)` tiles, (N, tiles, C) float32, else of shape (0,).
+    Raises RuntimeError on arguments that do not fit, on float32 with pool, and on maps of 2^31 pixels or more.
     """
-    return torch.ops.regnet_kernels._gconv3x3_cuda(x, packed, bias, stride, activation)
+    return torch.ops.regnet_kernels._gconv3x3_cuda(x, packed, bias, stride, activation, pool)
+
+
+def tiles(images: int, height: int, width: int, stride: int) -> int:
+    """How many tiles an image is cut into where their sums are wanted (plan_pixels in gconv3x3_plan.h; constants as there)."""
+    if images == 0:
+        return 0
+    block, most_halo, most_images = 128, 576, 2
+    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    best = None
+    for tile_width in range(1, min(out_width, block) + 1):
+        halo_width = (tile_width - 1) * stride + 3
+        if most_halo // halo_width < 3:
+            break
+        tile_height = min(out_height, block // tile_width, (most_halo // halo_width - 3) // stride + 1)
+        tile_height = -(-out_height // -(-out_height // tile_height))
+        halo, together = halo_width * ((tile_height - 1) * stride + 3), 1
+        if (tile_height, tile_width) == (out_height, out_width):
+            together = min(images, block // (tile_width * tile_height), most_halo // halo, most_images)
+        count = -(-out_height // tile_height) * -(-out_width // tile_width)
+        work = count * -(-images // together) * (block + together * halo)
+        if best is None or work < best[0]:
+            best = work, count
+    return best[1]
 
 
 def pack(weight):
@@ -144,18 +196,29 @@ def _packed_elements(dtype, group_width):
 
 
 @torch.library.register_fake(OP, lib=_library)
-def _fake(x, weight, bias, stride, activation):
+def _fake(x, weight, bias, stride, activation, pool):
     images, channels, height, width = x.shape
     torch._check(weight.dtype == x.dtype, lambda: f"weight must have the dtype of x ({x.dtype}), got {weight.dtype}")
     torch._check(channels % weight.shape[0] == 0, lambda: f"{weight.shape[0]} packed groups don't divide {channels} channels")
     elements = _packed_elements(x.dtype, channels // weight.shape[0])
     torch._check(weight.shape[1] == elements, lambda: f"a packed group needs {elements} elements, got {weight.shape[1]}; use pack()")
     shape = (images, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    sums = (images, tiles(images, height, width, stride), channels) if pool else (0,)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return y, torch.empty(sums, dtype=torch.float32, device=x.device)
 
 
-def _no_backward(ctx, grad):
-    raise RuntimeError(f"{OP} has no backward; differentiate regnet_kernels::conv_bn_act instead")
+@torch.library.register_fake(GATE_OP, lib=_library)
+def _gate_fake(sums, w1, b1, w2, b2, count):
+    return torch.empty((sums.shape[0], sums.shape[2]), dtype=torch.float32, device=sums.device)
 
 
-torch.library.register_autograd(OP, _no_backward, lib=_library)
+def _without_backward(op, instead):
+    def backward(ctx, *grads):
+        raise RuntimeError(f"{op} has no backward; differentiate {instead} instead")
+
+    torch.library.register_autograd(op, backward, lib=_library)
+
+
+_without_backward(OP, "regnet_kernels::conv_bn_act")
+_without_backward(GATE_OP, "regnet_kernels::se_gate")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import dispatch
-from ..backends import triton
+from ..backends import cuda, triton
 from ..problem import Problem
 from .check import check_dtype, check_same_device, check_tensor
 from .library import (LIBRARY, accumulator_dtype, as_channels_last, autocast_enabled, call, define, empty_channels_last,
@@ -153,7 +153,11 @@ def _gate_on_triton(*args):
 
 
 def _gate_on_cuda(*args):
-    return gate_reference(*args) if triton.why_not(_problem("se_gate", args[0])) else _gate_on_triton(*args)
+    check_gate(*args)
+    problem = _problem("se_gate", args[0])
+    if not cuda.why_not(problem):
+        return cuda.se_gate(*args)
+    return gate_reference(*args) if triton.why_not(problem) else _gate_on_triton(*args)
 
 
 define("squeeze_excite", "(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> Tensor", reference, _fake, _autocast,

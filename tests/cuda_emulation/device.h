@@ -56,6 +56,29 @@ inline void store_shared_int(Shared to, int value) {
   std::memcpy(block().shared.data() + to, &value, 4);
 }
 
+inline float load_shared_float(Shared from) { return load_shared<float>(from); }
+
+inline void store_shared_float(Shared to, float value) {
+  block().check(block().shared.write(to, 4, block().thread(), false));
+  std::memcpy(block().shared.data() + to, &value, 4);
+}
+
+inline void load_shared_quad(float (&value)[4], Shared from) {
+  const auto quad = load_shared<std::array<float, 4>>(from);
+  std::copy(quad.begin(), quad.end(), value);
+}
+
+inline float shuffle_xor(float value, int mask) {
+  float result;
+  block().collective("shuffle_xor", &result, &value, &mask, [](emulator::Warp& warp, int) {
+    for (int lane = 0; lane < 32; ++lane) {
+      const int other = lane ^ *static_cast<const int*>(warp.argument[lane][2]);
+      *static_cast<float*>(const_cast<void*>(warp.argument[lane][0])) = *static_cast<const float*>(warp.argument[other][1]);
+    }
+  });
+  return result;
+}
+
 inline void load_shared_pair(uint32_t (&value)[2], Shared from) {
   const auto pair = load_shared<std::array<uint32_t, 2>>(from);
   value[0] = pair[0], value[1] = pair[1];

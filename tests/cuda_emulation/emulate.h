@@ -1,4 +1,4 @@
-// Plans and runs the grouped 3x3 convolution under the emulator.
+// Plans and runs the grouped 3x3 convolution and the squeeze-excite's gate under the emulator.
 #pragma once
 
 #include <device.h>
@@ -8,6 +8,7 @@
 #include "gconv3x3.cuh"
 #include "gconv3x3_float.cuh"
 #include "gconv3x3_tiles.h"
+#include "se_gate.cuh"
 
 namespace regnet_kernels {
 
@@ -21,22 +22,31 @@ struct Buffers {
   const float* bias;
   void* y;
   size_t y_bytes;
+  float* sums;
+  size_t sums_bytes;  // 0 without conv.pool
 };
 
-// Returns the first finding, or an empty string. Every element of y must be stored exactly once.
+// `stores`: counts the stores to it; null: read-only.
+inline emulator::Region region(const void* at, size_t bytes, std::vector<uint8_t>* stores = nullptr) {
+  const auto begin = reinterpret_cast<uintptr_t>(at);
+  return {begin, begin + bytes, stores != nullptr, stores};
+}
+
+// What is wrong with the number of stores to a result, or an empty string.
+inline std::string not_once(const std::vector<uint8_t>& stores, const char* what) {
+  const size_t once = std::count(stores.begin(), stores.end(), 1);
+  if (once == stores.size()) return "";
+  return std::to_string(stores.size() - once) + " half-words of the " + what + " were not stored exactly once";
+}
+
+// Returns the first finding, or an empty string. Every element of y and of the sums must be stored exactly once.
 inline std::string emulate(const GroupedConv& conv, Dtype dtype, const Buffers& buffers, int multiprocessors,
                            emulator::Schedule schedule) {
   const GroupedConvPlan plan = plan_gconv3x3(conv, multiprocessors);
   if (plan.shared_bytes > kSharedLimit) return "the plan wants " + std::to_string(plan.shared_bytes) + " bytes of shared memory";
-  std::vector<uint8_t> stores(buffers.y_bytes / 2);
-  const auto region = [](const void* at, size_t bytes) {
-    const auto begin = reinterpret_cast<uintptr_t>(at);
-    return emulator::Region{begin, begin + bytes};
-  };
+  std::vector<uint8_t> stores(buffers.y_bytes / 2), sums_stores(buffers.sums_bytes / 2);
   std::vector<emulator::Region> regions = {region(buffers.x, buffers.x_bytes), region(buffers.weight, buffers.weight_bytes),
-                                           region(buffers.bias, conv.channels * 4), region(buffers.y, buffers.y_bytes)};
-  regions.back().writable = true;
-  regions.back().stores = &stores;
+                                           region(buffers.bias, conv.channels * 4), region(buffers.y, buffers.y_bytes, &stores), region(buffers.sums, buffers.sums_bytes, &sums_stores)};
 
   emulator::Findings findings;
   const auto run = [&](emulator::Dim3 grid, size_t shared_bytes, std::function<void()> kernel) {
@@ -54,7 +64,7 @@ inline std::string emulate(const GroupedConv& conv, Dtype dtype, const Buffers& 
         run({plan.grid_x, plan.grid_y}, plan.shared_bytes, [&] {
           gconv3x3<decltype(number), tiles()>(static_cast<const uint16_t*>(buffers.x),
                                               static_cast<const uint16_t*>(buffers.weight), buffers.bias,
-                                              static_cast<uint16_t*>(buffers.y), plan);
+                                              static_cast<uint16_t*>(buffers.y), buffers.sums, plan);
         });
       };
       if (dtype == Dtype::float16) with_number(device::Half{});
@@ -62,9 +72,29 @@ inline std::string emulate(const GroupedConv& conv, Dtype dtype, const Buffers& 
     });
   }
   if (findings.any()) return findings.first();
-  const size_t once = std::count(stores.begin(), stores.end(), 1);
-  if (once != stores.size()) return std::to_string(stores.size() - once) + " half-words of the output were not stored exactly once";
-  return "";
+  const std::string wrong = not_once(stores, "output");
+  return wrong.empty() ? not_once(sums_stores, "sums") : wrong;
+}
+
+struct GateBuffers {
+  const float *sums, *w1, *b1, *w2, *b2;
+  float* out;
+};
+
+inline std::string emulate_gate(const Gate& gate, const GateBuffers& buffers, int multiprocessors, emulator::Schedule schedule) {
+  const GatePlan plan = plan_se_gate(gate, multiprocessors);
+  if (plan.shared_bytes > kGateShared) return "the plan wants " + std::to_string(plan.shared_bytes) + " bytes of shared memory";
+  const size_t n = gate.images, t = gate.tiles, c = gate.channels, s = gate.squeeze;
+  std::vector<uint8_t> stores(n * c * 2);
+  const std::vector<emulator::Region> regions = {region(buffers.sums, n * t * c * 4), region(buffers.w1, s * c * 4), region(buffers.b1, s * 4),
+                                                 region(buffers.w2, c * s * 4), region(buffers.b2, c * 4),
+                                                 region(buffers.out, n * c * 4, &stores)};
+  emulator::Findings findings;
+  with_gate_images(plan.images, [&](auto images) {
+    const auto kernel = [&] { se_gate<images()>(buffers.sums, buffers.w1, buffers.b1, buffers.w2, buffers.b2, buffers.out, plan); };
+    emulator::run(emulator::Launch{{plan.grid_x, plan.grid_y}, kGateThreads, schedule, regions, findings, kernel}, plan.shared_bytes);
+  });
+  return findings.any() ? findings.first() : not_once(stores, "gate");
 }
 
 }  // namespace regnet_kernels

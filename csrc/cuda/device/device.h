@@ -40,6 +40,25 @@ __device__ __forceinline__ void store_shared_int(Shared to, int value) {
   asm volatile("st.shared.s32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
 }
 
+__device__ __forceinline__ float load_shared_float(Shared from) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from));
+  return value;
+}
+
+__device__ __forceinline__ void load_shared_quad(float (&value)[4], Shared from) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value[0]), "=f"(value[1]), "=f"(value[2]), "=f"(value[3])
+               : "r"(from));
+}
+
+__device__ __forceinline__ void store_shared_float(Shared to, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+}
+
+// The value of lane `lane ^ mask`; all lanes of the warp take part.
+__device__ __forceinline__ float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xFFFFFFFF, value, mask); }
+
 // 8 bytes a lane: the two registers of the weights' operand of `multiply_k16`.
 __device__ __forceinline__ void load_shared_pair(uint32_t (&value)[2], Shared from) {
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(value[0]), "=r"(value[1]) : "r"(from));
