@@ -19,19 +19,18 @@ For panels see panels.py. float64 blobs (both of them) exist for references and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from . import winograd
 from .activation import NAMES, activation_code
+from .blobs import STEP_INTS, BlobNetwork
 from .panels import from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
 
 VERSION = 2
 CONV, BLOCK, HEAD = 0, 1, 2
-STEP_INTS = 16
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -79,60 +78,18 @@ class StepSpec(NamedTuple):
         return [self.c_mid, self.c_mid, *se, self.c_out]
 
 
-@dataclass(frozen=True, eq=False)
-class PackedNetwork:
-    """weights: 1-D; params: 1-D; program: list of ints. Checked when made: a program that reads outside of its blobs,
-    or is malformed, raises ValueError. Pickles; `.to(device)` moves the blobs; `.slice(i, j)` shares them."""
-
-    weights: torch.Tensor
-    params: torch.Tensor
-    program: list[int]
-
-    def __post_init__(self):
-        object.__setattr__(self, "program", [int(value) for value in self.program])
-        check_program(self.weights, self.params, self.program)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the weights were packed for."""
-        return self.weights.dtype
+class PackedNetwork(BlobNetwork):
+    """A network packed for the CPU kernels; see BlobNetwork."""
 
     @property
     def specs(self) -> list[StepSpec]:
         return program_specs(self.program)
 
-    @property
-    def n_steps(self) -> int:
-        return self.program[1]
-
-    @property
-    def c_in(self) -> int:
-        return self.specs[0].c_in
-
-    @property
-    def c_out(self) -> int:
-        """Output channels or classes; a head without classifier gives its input channels."""
-        return self.specs[-1].c_out or self.specs[-1].c_in
-
-    @property
-    def nbytes(self) -> int:
-        return self.weights.nbytes + self.params.nbytes
-
-    def __len__(self) -> int:
-        return self.n_steps
-
-    def slice(self, start: int, stop: int) -> PackedNetwork:
-        """Steps start .. stop - 1 on the same blobs."""
-        if not 0 <= start < stop <= self.n_steps:
-            raise ValueError(f"slice({start}, {stop}) of {self.n_steps} steps; expected 0 <= start < stop <= {self.n_steps}")
-        body = self.program[2 + STEP_INTS * start:2 + STEP_INTS * stop]
-        return PackedNetwork(self.weights, self.params, [VERSION, stop - start, *body])
-
-    def to(self, device: torch.device | str) -> PackedNetwork:
-        return PackedNetwork(self.weights.to(device), self.params.to(device), self.program)
-
     def unpack(self) -> list[Step]:
         return unpack_network(self.weights, self.params, self.program)
+
+    def _check(self) -> None:
+        check_program(self.weights, self.params, self.program)
 
 
 def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, exact: bool = False) -> PackedNetwork:

@@ -20,7 +20,6 @@ float64 blobs (both) exist for references and gradient checks; no kernel reads t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -28,11 +27,11 @@ import torch
 import torch.nn.functional as F
 
 from .activation import NAMES, activation_code
+from .blobs import STEP_INTS, BlobNetwork
 from .packing import BLOCK, CONV, HEAD
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
 
 VERSION = 101
-STEP_INTS = 16
 WEIGHTS_ALIGN, PARAMS_ALIGN = 64, 16
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -82,18 +81,8 @@ class PlainSpec(NamedTuple):
         return found | _views(params, self.params_offset, PARAMS_ALIGN, self.param_sections())
 
 
-@dataclass(frozen=True, eq=False)
-class PlainNetwork:
-    """weights: 1-D; params: 1-D; program: list of ints. Checked when made: a program that reads outside of its blobs, or is
-    malformed, raises ValueError. Pickles; `.to(device)` moves the blobs; `.slice(i, j)` shares them."""
-
-    weights: torch.Tensor
-    params: torch.Tensor
-    program: list[int]
-
-    def __post_init__(self):
-        object.__setattr__(self, "program", [int(value) for value in self.program])
-        check_program(self.weights, self.params, self.program)
+class PlainNetwork(BlobNetwork):
+    """A network packed for GPUs; see BlobNetwork."""
 
     @staticmethod
     def reads(program: Sequence[int]) -> bool:
@@ -101,46 +90,14 @@ class PlainNetwork:
         return is_plain(program)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the weights were packed for."""
-        return self.weights.dtype
-
-    @property
     def specs(self) -> tuple[PlainSpec, ...]:
         return program_specs(self.program)
 
-    @property
-    def n_steps(self) -> int:
-        return self.program[1]
-
-    @property
-    def c_in(self) -> int:
-        return self.specs[0].c_in
-
-    @property
-    def c_out(self) -> int:
-        """Output channels or classes; a head without classifier gives its input channels."""
-        return self.specs[-1].c_out or self.specs[-1].c_in
-
-    @property
-    def nbytes(self) -> int:
-        return self.weights.nbytes + self.params.nbytes
-
-    def __len__(self) -> int:
-        return self.n_steps
-
-    def slice(self, start: int, stop: int) -> PlainNetwork:
-        """Steps start .. stop - 1 on the same blobs."""
-        if not 0 <= start < stop <= self.n_steps:
-            raise ValueError(f"slice({start}, {stop}) of {self.n_steps} steps; expected 0 <= start < stop <= {self.n_steps}")
-        body = self.program[2 + STEP_INTS * start:2 + STEP_INTS * stop]
-        return PlainNetwork(self.weights, self.params, [VERSION, stop - start, *body])
-
-    def to(self, device: torch.device | str) -> PlainNetwork:
-        return PlainNetwork(self.weights.to(device), self.params.to(device), self.program)
-
     def unpack(self) -> list[Step]:
         return unpack_plain(self.weights, self.params, self.program)
+
+    def _check(self) -> None:
+        check_program(self.weights, self.params, self.program)
 
 
 def why_not(steps: Sequence[Step]) -> str:
