@@ -27,7 +27,7 @@ constexpr int64_t panel_count(int64_t channels) { return (channels + kPanel - 1)
 // groups of 8, 16, 24, 40 and 56 leave no lane of AVX-512 idle. The sums of even and odd k are added at the end.
 inline constexpr int kPairPanel = 8;
 constexpr bool packs_pairs(int64_t group_width, int64_t group_out) {
-  return group_width % 2 == 0 && group_out % kPairPanel == 0 && (group_out <= 16 || (group_out % kPanel != 0 && group_out < 64));
+  return group_width % 8 == 0 && group_out % kPairPanel == 0 && (group_out <= 16 || (group_out % kPanel != 0 && group_out < 64));
 }
 
 // One convolution over NHWC activations. Output pixel (n, oh, ow) reads the words
