@@ -99,6 +99,9 @@ std::vector<Case> telling() {
       {.images = 2, .channels = 48, .h = 7, .w = 9, .out_channels = 48, .kernel = 3, .groups = 3, .stride = 2, .padding = 1, .activation = relu, .pool = true, .x = L::nhwc_slice, .weight = L::nhwc},
       {.images = 1, .channels = 72, .h = 14, .w = 14, .out_channels = 72, .kernel = 3, .groups = 3, .padding = 1, .activation = relu, .pool = true, .workers = 3, .forking = Forking::threads},
       {.images = 1, .channels = 72, .h = 14, .w = 14, .out_channels = 72, .kernel = 3, .groups = 3, .stride = 2, .padding = 1, .type = S::bf16, .weight = L::nhwc, .workers = 3, .forking = Forking::reversed},
+      // narrow inputs to groups of outputs that would suit the pairs
+      {.images = 2, .channels = 4, .h = 2, .w = 8, .out_channels = 80, .kernel = 3, .groups = 2, .padding = 1, .activation = relu},
+      {.images = 1, .channels = 12, .h = 5, .w = 4, .out_channels = 24, .kernel = 3, .groups = 3, .padding = 1, .pool = true},
       {.images = 2, .channels = 80, .h = 7, .w = 9, .out_channels = 80, .kernel = 3, .groups = 2, .padding = 1, .activation = silu, .type = S::bf16, .x = L::nwch_spaced},
       {.images = 2, .channels = 112, .h = 7, .w = 7, .out_channels = 112, .kernel = 3, .groups = 2, .padding = 1, .pool = true, .x = L::expanded},
       {.images = 1, .channels = 240, .h = 5, .w = 5, .out_channels = 240, .kernel = 3, .groups = 2, .stride = 2, .padding = 1, .type = S::bf16},
