@@ -9,7 +9,6 @@ Winograd layers may pass 100 %.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -17,11 +16,12 @@ import regnet_kernels
 import torch
 from regnet_kernels.packing import BLOCK, program_specs
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import regnet
+from regnet.atomic import write_json
 from regnet.bench.machine import describe, measure_peak, versions
+from regnet.cli.output import console
 
 WORK = ("convert", "1x1, dense", "grouped 3x3", "grouped 3x3, Winograd", "squeeze-excite", "pool", "store")
 
@@ -80,13 +80,11 @@ def main() -> int:
     total, macs = (sum(row[key] for row in rows) for key in ("ms", "macs"))
     table.add_section()
     table.add_row("all", "", "", "", "", f"{total:.2f}", f"{2 * macs / total / 1e6:.1f}", f"{2 * macs / total / 1e6 / peak:.0%}")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    console().print(table)
     if options.json:
         report = {"model": options.model, "batch": options.batch, "threads": options.threads, "peak_gflops": peak,
                   "machine": describe(), "versions": versions(), "layers": rows}
-        temporary = options.json.with_suffix(".part")
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-        temporary.replace(options.json)
+        write_json(options.json, report)
     return 0
 
 

@@ -25,7 +25,7 @@ import torch
 
 from . import winograd
 from .activation import NAMES, activation_code
-from .blobs import STEP_INTS, BlobNetwork
+from .blobs import BlobNetwork, check_blobs, check_end, step_integers
 from .panels import from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
 
@@ -129,13 +129,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
     """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 2 says."""
-    if len(program) < 2 or program[0] != VERSION:
-        raise ValueError(f"program starts with {list(program[:2])}; expected [{VERSION} (format version), number of steps]; "
-                         "pack the network again with this version of regnet_kernels")
-    count = program[1]
-    if count < 1 or len(program) != 2 + STEP_INTS * count:
-        raise ValueError(f"a program of {count} steps has {len(program)} integers; expected {2 + STEP_INTS * max(count, 1)}")
-    specs = [StepSpec(*program[at:at + 14]) for at in range(2, len(program), STEP_INTS)]
+    specs = [StepSpec(*step[:14]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
             raise ValueError(f"step {index} of the program has kind {spec.kind}; expected 0 (conv), 1 (block) or 2 (head)")
@@ -144,25 +138,14 @@ def program_specs(program: Sequence[int]) -> list[StepSpec]:
 
 def check_program(weights: torch.Tensor, params: torch.Tensor, program: Sequence[int]) -> None:
     """Raises ValueError unless the blobs are 1-D, of fitting dtypes, on one device, and hold all that the program reads."""
-    for name, blob in (("weights", weights), ("params", params)):
-        if blob.dim() != 1 or not blob.is_contiguous():
-            raise ValueError(f"{name} has shape {tuple(blob.shape)}, strides {blob.stride()}; expected a contiguous 1-D blob")
-    expected = torch.float64 if weights.dtype == torch.float64 else torch.float32
-    if weights.dtype not in PACKED_DTYPES or params.dtype != expected:
-        raise ValueError(f"weights is {weights.dtype}, params is {params.dtype}; expected weights torch.float32 or "
-                         "torch.bfloat16 and params torch.float32 (move a packed network by device only)")
-    if weights.device != params.device:
-        raise ValueError(f"weights is on {weights.device}, params on {params.device}; expected one device")
+    check_blobs(weights, params, PACKED_DTYPES)
     for index, spec in enumerate(program_specs(program)):
         _check_spec(spec, index)
         if weights.dtype == torch.bfloat16 and spec.kind != CONV and (spec.c_in % 2 or spec.group_width % 2):
             raise ValueError(f"step {index} has {spec.c_in} input channels and group width {spec.group_width}; bfloat16 weights are "
                              "packed in pairs and need even counts: pack with dtype=torch.float32")
-        ends = (("weights", weights, _end(spec.weights_offset, _weight_sizes(spec, weights.dtype), WEIGHTS_ALIGN)),
-                ("params", params, _end(spec.params_offset, spec.param_sections(), PARAMS_ALIGN)))
-        for name, blob, end in ends:
-            if end > blob.numel():
-                raise ValueError(f"step {index} reads {name} up to element {end}, but the blob has {blob.numel()}")
+        check_end(index, "weights", weights, _end(spec.weights_offset, _weight_sizes(spec, weights.dtype), WEIGHTS_ALIGN))
+        check_end(index, "params", params, _end(spec.params_offset, spec.param_sections(), PARAMS_ALIGN))
 
 
 def _check_spec(spec: StepSpec, index: int) -> None:

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from .activation import NAMES, activation_code
-from .blobs import STEP_INTS, BlobNetwork
+from .blobs import BlobNetwork, check_blobs, check_end, step_integers
 from .packing import BLOCK, CONV, HEAD
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
 
@@ -169,13 +169,7 @@ def program_specs(program: Sequence[int]) -> tuple[PlainSpec, ...]:
 
 @cache
 def _specs(program: tuple[int, ...]) -> tuple[PlainSpec, ...]:
-    if len(program) < 2 or program[0] != VERSION:
-        raise ValueError(f"program starts with {list(program[:2])}; expected [{VERSION} (plain format), number of steps]; "
-                         "pack the network again with pack_plain")
-    count = program[1]
-    if count < 1 or len(program) != 2 + STEP_INTS * count:
-        raise ValueError(f"a program of {count} steps has {len(program)} integers; expected {2 + STEP_INTS * max(count, 1)}")
-    specs = tuple(PlainSpec(*program[at:at + 13]) for at in range(2, len(program), STEP_INTS))
+    specs = tuple(PlainSpec(*step[:13]) for step in step_integers(program, VERSION, "pack_plain"))
     for index, spec in enumerate(specs):
         _check_spec(spec, index)
     return specs
@@ -183,22 +177,10 @@ def _specs(program: tuple[int, ...]) -> tuple[PlainSpec, ...]:
 
 def check_program(weights: torch.Tensor, params: torch.Tensor, program: Sequence[int]) -> None:
     """Raises ValueError unless the blobs are 1-D, of fitting dtypes, on one device, and hold all that the program reads."""
-    for name, blob in (("weights", weights), ("params", params)):
-        if blob.dim() != 1 or not blob.is_contiguous():
-            raise ValueError(f"{name} has shape {tuple(blob.shape)}, strides {blob.stride()}; expected a contiguous 1-D blob")
-    expected = torch.float64 if weights.dtype == torch.float64 else torch.float32
-    if weights.dtype not in DTYPES or params.dtype != expected:
-        raise ValueError(f"weights is {weights.dtype}, params is {params.dtype}; expected params torch.float32 (move a packed "
-                         "network by device only)")
-    if weights.device != params.device:
-        raise ValueError(f"weights is on {weights.device}, params on {params.device}; expected one device")
+    check_blobs(weights, params, DTYPES)
     for index, spec in enumerate(program_specs(program)):
-        ends = (("weights", weights, spec.weights_offset, spec.weight_sections(), WEIGHTS_ALIGN),
-                ("params", params, spec.params_offset, spec.param_sections(), PARAMS_ALIGN))
-        for name, blob, offset, sections, align in ends:
-            end = offset + sum(_aligned(shape, align) for shape in sections.values())
-            if end > blob.numel():
-                raise ValueError(f"step {index} reads {name} up to element {end}, but the blob has {blob.numel()}")
+        check_end(index, "weights", weights, _end(spec.weights_offset, spec.weight_sections(), WEIGHTS_ALIGN))
+        check_end(index, "params", params, _end(spec.params_offset, spec.param_sections(), PARAMS_ALIGN))
 
 
 def _check_spec(spec: PlainSpec, index: int) -> None:
@@ -269,6 +251,10 @@ def _views(blob: torch.Tensor, offset: int, align: int, sections: dict[str, tupl
         views[name] = blob.as_strided(shape, strides, blob.storage_offset() + offset)
         offset += _aligned(shape, align)
     return views
+
+
+def _end(offset: int, sections: dict[str, tuple[int, ...]], align: int) -> int:
+    return offset + sum(_aligned(shape, align) for shape in sections.values())
 
 
 def _aligned(shape: tuple[int, ...], align: int) -> int:

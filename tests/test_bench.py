@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import regnet
+from regnet.atomic import write_json
 from regnet.bench import machine, peers, plot, results
 from regnet.bench.accuracy import float64_logits, relative_error
 from regnet.bench.images import batch_of, find_images, load_images
@@ -148,7 +149,7 @@ def test_compare_calls_nothing_a_change_that_lies_within_the_spread(tmp_path):
     assert verdicts == {"ours": "faster", "eager": "slower", "openvino": "same"}
     new["machine"]["cores"] = 4
     assert results.machine_differences(old, new) == ["cores: 2 then, 4 now"]
-    results.save_json(old, tmp_path / "deep" / "old.json")
+    write_json(tmp_path / "deep" / "old.json", old)
     assert results.load(tmp_path / "deep" / "old.json") == old
     (tmp_path / "other.json").write_text(json.dumps({"schema": "else"}))
     with pytest.raises(ValueError, match="schema 'else', expected 'regnet-bench/1'"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from regnet_kernels import (ConvStep, HeadStep, bottleneck, conv_bn_act, explain, network, pack_network, se_gate,
+from regnet_kernels import (ConvStep, HeadStep, bottleneck, conv_bn_act, network, pack_network, se_gate,
                             squeeze_excite, testing)
 from regnet_kernels._extension import CPU
 from regnet_kernels.testing import (BLOCK_SHAPES, CONV_SHAPES, SE_SHAPES, ConvShape, assert_close_to_oracle, make_block,

@@ -1,4 +1,5 @@
 // The convolution: every kernel size, grouping and stride, on the register tiles. Included by kernels.cpp alone.
+
 // The longest chain of additions into one accumulator, in steps. One chain of K errs by about sqrt(K) / 5 units in the last
 // place of the result, so longer reductions are cut into blocks: a block's sums are put aside for all pixels of the task and the
 // next one adds to them. A block's weights (32 KiB a panel) also stay in L1.
@@ -62,16 +63,15 @@ struct Tile {
   int64_t panel_words;
   const float* start;       // what the sums are added to: the bias of each lane, or what the block before put aside
   int64_t start_pixel;      // 0 for a bias
-  const void* residual;     // or null
-  const int64_t* residual_offset;
   void* y;
-  const int64_t* y_offset;
+  const void* residual;     // or null
+  const int64_t* y_offset;  // of both
   Type y_type;
   float floor;              // 0 for ReLU, else minus infinity
   bool silu;
   float* pool;              // sums of the task's pixels, or null
   const char* ahead;        // weights that come next
-  int64_t every;
+  int64_t every;            // steps from fetch to fetch
 };
 
 template <class Y, int P, int F, int H>
@@ -82,7 +82,7 @@ REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
       ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-        acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.residual_offset[p] + first_lane<F, H>(v));
+        acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.y_offset[p] + first_lane<F, H>(v));
       });
   }
   if (t.silu) {
@@ -133,7 +133,9 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 
 // The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
 // the loop starts, which costs about 50 cycles a tile.
-template <class Dot, int P, int F, int H, bool Grouped>
+//
+// Short: a few steps a tap, as in narrow groups and the stem; then a line is fetched after each tap.
+template <class Dot, int P, int F, int H, bool Short>
 __attribute__((noinline)) void run_tile(const Tile& t) {
   constexpr int V = vectors(F, H);
   vf acc[P][V];
@@ -148,22 +150,22 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
   for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p];
   const int64_t* tap = t.taps;
   for (int i = 0; i < t.tap_count; i++) {
-    if constexpr (Grouped) {
+    if constexpr (Short) {
       accumulate<Dot, P, F, H>(acc, xp, *tap++, w, wh, t.panel_words, t.steps);
       __builtin_prefetch(ahead, 0, 2);
-      ahead += t.every;
+      ahead += 64;
     } else {
       accumulate_ahead<Dot, P, F, H>(acc, xp, *tap++, w, wh, t.panel_words, t.steps, ahead, t.every);
     }
   }
-  if constexpr (!Grouped) {
+  if constexpr (!Short) {
     if (t.steps2) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[p];
       accumulate_ahead<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.every);
     }
   }
-  if constexpr (Dot::kFolds) {  // F panels of 8 outputs, two words each
+  if constexpr (kPairs<Dot>) {  // F panels of 8 outputs, two words each
     vf sums[P][vectors(F / 2, F % 2)];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
@@ -175,16 +177,16 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
   }
 }
 
-template <class Dot, int P, int F, int H, bool Grouped>
+template <class Dot, int P, int F, int H, bool Short>
 REGNET_INLINE void dispatch_pixels(const Tile& t, int pixels_here) {
   if constexpr (P > 1) {
-    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H, Grouped>(t, pixels_here);
+    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H, Short>(t, pixels_here);
   }
-  run_tile<Dot, P, F, H, Grouped>(t);
+  run_tile<Dot, P, F, H, Short>(t);
 }
 
 struct TaskPixels {
-  int64_t x_offset[kMaxTaskPixels], x2_offset[kMaxTaskPixels], y_offset[kMaxTaskPixels], residual_offset[kMaxTaskPixels];
+  int64_t x_offset[kMaxTaskPixels], x2_offset[kMaxTaskPixels], y_offset[kMaxTaskPixels];
   int count;
 };
 
@@ -198,12 +200,12 @@ struct PanelSet {
 };
 
 // One pixel's channels that do not fill the set (a count that is no multiple of 8): lane by lane.
-__attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int64_t residual_offset, int64_t y_offset) {
+__attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int64_t y_offset) {
   const Conv& c = *s.conv;
   const bool f32 = c.y_type == Type::f32;
   for (int i = 0; c.residual && i < s.lanes; i++)
-    sums[i] += f32 ? static_cast<const float*>(c.residual)[residual_offset + s.channel + i]
-                   : bf16_to_float(static_cast<const uint16_t*>(c.residual)[residual_offset + s.channel + i]);
+    sums[i] += f32 ? static_cast<const float*>(c.residual)[y_offset + s.channel + i]
+                   : bf16_to_float(static_cast<const uint16_t*>(c.residual)[y_offset + s.channel + i]);
   for (int i = 0; i < s.lanes; i += VL) {
     float out[VL] = {};
     const int here = s.lanes - i < VL ? s.lanes - i : VL;
@@ -221,10 +223,10 @@ __attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int6
 
 // All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
 // 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
-template <class Dot, int F, int H, bool Grouped>
+template <class Dot, int F, int H, bool Short>
 void run_panels(const PanelSet& s, const TaskPixels& px) {
   // kLanes output channels; a panel has kPanelRow words for each word of the input
-  constexpr int P = pixels<Dot>(F, H), kLanes = Dot::kFolds ? F * 8 : F * 16 + H * 8, kPanelRow = Dot::kFolds ? 8 : 16;
+  constexpr int P = pixels<Dot>(F, H), kLanes = kPairs<Dot> ? F * 8 : F * 16 + H * 8, kPanelRow = kPairs<Dot> ? kPairPanel : kPanel;
   const Conv& c = *s.conv;
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
   const bool partial = s.lanes < kLanes;
@@ -237,6 +239,7 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   Blocks blocks(c);
   Tile t;
   t.panel_words = blocks.total() * kPanelRow;
+  t.every = tiles * 16 / kLanes + 1;  // the next set has as many lines as this one: a share of them with each tile
   const char* const next = (const char*)(s.w + blocks.total() * kLanes);
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
@@ -254,49 +257,46 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
     t.start_pixel = b.at ? kLanes : 0;
     const int64_t element = c.y_type == Type::f32 ? 4 : 2;
     t.residual = raw || !c.residual ? nullptr : static_cast<const char*>(c.residual) + s.channel * element;
-    // as many lines as the next set has, spread over the steps of this one; a grouped convolution fetches after each tap
-    const int64_t lines = kLanes / 8 * b.count() / 2;  // that this block has to fetch
-    if constexpr (Grouped) t.every = (lines / (tiles * b.taps) + 1) * 64;
-    else t.every = (int64_t)tiles * b.count() / (lines ? lines : 1) + 1;
     for (int i = 0, at = 0; i < tiles; i++) {
       const int here = base + (i < extra);
       t.x_offset = px.x_offset + at;
       t.x2_offset = px.x2_offset + at;
       t.start = b.at ? aside + at * kLanes : bias;
-      t.residual_offset = px.residual_offset + at;
       if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
       else t.y = static_cast<char*>(c.y) + s.channel * element, t.y_offset = px.y_offset + at;
       t.ahead = next + kLanes * 4 * (b.at + b.count() * i / tiles);
-      dispatch_pixels<Dot, P, F, H, Grouped>(t, here);
+      dispatch_pixels<Dot, P, F, H, Short>(t, here);
       at += here;
     }
     if (last && partial)
-      for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.residual_offset[i], px.y_offset[i]);
+      for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.y_offset[i]);
   }
 }
 
-template <class Dot, bool Grouped>
+template <class Dot, bool Short>
 REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const TaskPixels& px) {
   switch (full * 2 + half) {
     case 1:
-      if constexpr (!Dot::kFolds) return run_panels<Dot, 0, 1, Grouped>(s, px);
+      if constexpr (!kPairs<Dot>) return run_panels<Dot, 0, 1, Short>(s, px);
       __builtin_trap();
-    case 2: return run_panels<Dot, 1, 0, Grouped>(s, px);
+    case 2: return run_panels<Dot, 1, 0, Short>(s, px);
 #if VL >= 8
     case 3:
-      if constexpr (!Dot::kFolds) return run_panels<Dot, 1, 1, Grouped>(s, px);
+      if constexpr (!kPairs<Dot>) return run_panels<Dot, 1, 1, Short>(s, px);
       __builtin_trap();
 #endif
 #if VL == 16
-    case 4: return run_panels<Dot, 2, 0, Grouped>(s, px);
+    case 4: return run_panels<Dot, 2, 0, Short>(s, px);
     case 5:
-      if constexpr (!Dot::kFolds) return run_panels<Dot, 2, 1, Grouped>(s, px);
+      if constexpr (!kPairs<Dot>) return run_panels<Dot, 2, 1, Short>(s, px);
       __builtin_trap();
-    case 6: return run_panels<Dot, 3, 0, Grouped>(s, px);
+    case 6: return run_panels<Dot, 3, 0, Short>(s, px);
 #endif
     default: __builtin_trap();
   }
 }
+
+constexpr int kShortTap = 48;  // steps
 
 template <class Dot>
 void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
@@ -310,7 +310,6 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
       px.x_offset[i] = n * c.x_image + oh * c.x_row + ow * c.x_pixel;
       px.x2_offset[i] = n * c.x2_image + oh * c.x2_row + ow * c.x2_pixel;
       px.y_offset[i] = n * c.y_image + oh * c.y_row + ow * c.y_pixel;
-      px.residual_offset[i] = n * c.residual_image + oh * c.y_row + ow * c.y_pixel;
       if (++ow == c.out_w) {
         ow = 0;
         if (++oh == c.out_h) oh = 0, n++;
@@ -349,9 +348,9 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   }
   const int64_t channels = (int64_t)c.groups * c.group_out;
   const int per_group = c.panels_per_group();
-  constexpr int kPanelLanes = Dot::kFolds ? kPairPanel : kPanel;
+  constexpr int kPanelLanes = kPairs<Dot> ? kPairPanel : kPanel;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
-  const bool half_tail = !Dot::kFolds && c.group_out % 16 != 0 && c.group_out % 16 <= 8;
+  const bool half_tail = !kPairs<Dot> && c.group_out % 16 != 0 && c.group_out % 16 <= 8;
   PanelSet t{};
   t.conv = &c;
   t.pool = c.pool ? c.pool + task.pool_slot * channels : nullptr;
@@ -382,9 +381,8 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     const int64_t left = c.group_out - in_group * kPanelLanes;
     const int width = full * kPanelLanes + half * 8;
     t.lanes = left < width ? (int)left : width;
-    // few steps between the taps: fetch ahead after each tap
-    if (Dot::kFolds || (c.taps > 1 && c.steps2 == 0)) dispatch_panels<Dot, true>(full, half, t, px);
-    else if constexpr (!Dot::kFolds) dispatch_panels<Dot, false>(full, half, t, px);
+    if (kPairs<Dot> || (c.taps > 1 && c.steps <= kShortTap && c.steps2 == 0)) dispatch_panels<Dot, true>(full, half, t, px);
+    else if constexpr (!kPairs<Dot>) dispatch_panels<Dot, false>(full, half, t, px);
     panel += full + half;
   }
 }

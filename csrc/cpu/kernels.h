@@ -52,8 +52,7 @@ struct Conv {
   Type y_type;
   void* y;
   int64_t y_image, y_row, y_pixel;  // in elements of y
-  const void* residual;     // like y, of its type, row and pixel stride, or null; may be y itself
-  int64_t residual_image;
+  const void* residual;     // like y, of its type and strides, or null; may be y itself
   Activation activation;
   const float* gate;        // (images, steps words' channels): scales the input of a 1x1; or null
   int64_t gate_image;
@@ -65,8 +64,7 @@ struct Conv {
 };
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
-// [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for
-// each pixel.
+// [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel.
 struct ConvTask {
   int64_t pixel0, pixel1;
   int panel0, panel1;

@@ -28,7 +28,8 @@ struct Map {  // of one step
 };
 
 // Is Winograd worth it? Each group's 36 transformed matrices (four times the plain weights) are read once a pass, so there must
-// be tiles to use them on; and a map that fills its tiles badly (7x7: 49 of 64 pixels) pays only where the groups are wide.
+// be tiles to use them on; and a map that fills its tiles badly (7x7: 49 of 64 pixels; 14x14: 196 of 256) pays only where the groups
+// are wide.
 bool use_winograd(const Step& s, const Map& m) {
   if (!s.has_winograd) return false;
   const int64_t tiles = ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4);
@@ -78,11 +79,10 @@ class Builder {
     for (size_t i = 0; i < count;) {
       const size_t end = run_end(i);
       const char* after = current;
-      whole_in_use_ = current;
       for (int64_t first = 0; first < x_.n; first += maps_[i].group) {
         const int64_t images = std::min(maps_[i].group, x_.n - first);
         after = current;
-        for (size_t j = i; j < end; j++) after = add_step(j, j + 1 == end, after, first, images);
+        for (size_t j = i; j < end; j++) after = add_step(j, j + 1 == end ? current : nullptr, after, first, images);
       }
       current = after;
       i = end;
@@ -115,7 +115,7 @@ class Builder {
   void add_to_half(const char* current) {
     const Step& s = steps_.back();
     const Map& m = maps_.back();
-    const bool head = s.kind == StepKind::head;  // its rows follow each other
+    const bool head = s.kind == StepKind::head;
     const int64_t count = x_.n * (head ? (s.c_out ? s.c_out : s.c_in) : s.c_out * m.out_h * m.out_w);
     const int64_t parts = std::clamp<int64_t>(count / 16384, 1, 4 * plan_.workers);
     uint16_t* const to = reinterpret_cast<uint16_t*>(out_);
@@ -158,8 +158,8 @@ class Builder {
   }
 
   size_t arena_bytes() const {
-    return 2 * Arena::padded(whole_bytes_) + 2 * Arena::padded(local_bytes_) + Arena::padded(padded_bytes_) + Arena::padded(middle_bytes_) + Arena::padded(sums_ * 4) +
-           Arena::padded(hidden_ * 4) + Arena::padded(gate_ * 4) + Arena::padded(gate_ * 4 * plan_.workers) +
+    return 2 * Arena::padded(whole_bytes_) + 2 * Arena::padded(local_bytes_) + Arena::padded(padded_bytes_) +
+           Arena::padded(middle_bytes_) + Arena::padded(sums_ * 4) + Arena::padded(hidden_ * 4) + Arena::padded(gate_ * 4) + Arena::padded(gate_ * 4 * plan_.workers) +
            Arena::padded(scratch_ * 4 * plan_.workers);
   }
 
@@ -176,17 +176,18 @@ class Builder {
   }
 
   // Where step j writes: the caller's tensor for the last one; its input's own buffer, if its shortcut is the identity (each
-  // element is read just before it is overwritten) and the buffer suits; else a buffer that is not its input.
-  char* output_of(size_t j, bool last_of_run, const char* in) const {
+  // element is read just before it is overwritten) and the buffer suits; else a buffer that is not its input, and for the last step
+  // of a run not that of the run's input either, `run_in`, which is null for the others.
+  char* output_of(size_t j, const char* run_in, const char* in) const {
     if (j + 1 == steps_.size() && !half_out_) return out_;
     const Step& s = steps_[j];
-    if (s.kind == StepKind::block && !s.has_projection && is_own(in) && !(last_of_run && is_local(in))) return const_cast<char*>(in);
-    char* const* const buffers = last_of_run ? whole_ : local_;
-    return in == buffers[0] || (last_of_run && whole_in_use_ == buffers[0]) ? buffers[1] : buffers[0];
+    if (s.kind == StepKind::block && !s.has_projection && is_own(in) && !(run_in && is_local(in))) return const_cast<char*>(in);
+    char* const* const buffers = run_in ? whole_ : local_;
+    return buffers[0] == (run_in ? run_in : in) ? buffers[1] : buffers[0];
   }
 
-  const char* add_step(size_t j, bool last, const char* in, int64_t first, int64_t images) {
-    char* const out = output_of(j, last, in);
+  const char* add_step(size_t j, const char* run_in, const char* in, int64_t first, int64_t images) {
+    char* const out = output_of(j, run_in, in);
     const Step& s = steps_[j];
     plan_.set_step(static_cast<int>(j));
     if (s.kind == StepKind::conv) add_stem(s, maps_[j], j == 0, in, out, first, images);
@@ -262,14 +263,12 @@ class Builder {
 
   void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
     const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
-    const int64_t in_image = m.in_h * m.in_w * s.c_in * pixel_;
-    const char* x = in + offset(in, first, in_image);
+    const char* x = in + offset(in, first, m.in_h * m.in_w * s.c_in * pixel_);
     char* const y = out + offset(out, first, m.out_h * m.out_w * s.c_out * pixel_);
 
     // 1x1, written into the interior of a padded buffer: the 3x3 then needs no edge tests
     Conv a{};
     set_window(a, plan_, type_, x, m.in_h, m.in_w, s.c_in, 1, 1, 1, 1);
-    a.x_image = in_image / 4;
     a.w = words(s.a);
     a.bias = params_ + s.a_bias;
     a.groups = 1;
@@ -324,11 +323,10 @@ class Builder {
       c.x2 = reinterpret_cast<const uint32_t*>(x);
       c.x2_pixel = in_words * s.stride;
       c.x2_row = in_words * m.in_w * s.stride;
-      c.x2_image = in_image / 4;
+      c.x2_image = in_words * m.in_w * m.in_h;
       c.steps2 = static_cast<int>(in_words);
     } else {
       c.residual = x;
-      c.residual_image = in_image / pixel_;
     }
     c.w = words(s.c);
     c.bias = params_ + s.c_bias;
@@ -341,8 +339,7 @@ class Builder {
 
   void add_head(const Step& s, const Map& m, const char* in, char* out) {
     char* const means = s.c_out == 0 ? out : reinterpret_cast<char*>(gate_at_);
-    const int64_t in_image = m.in_h * m.in_w * s.c_in * pixel_;
-    plan_.add_sum_pixels(type_, in, x_.n, in_image, m.in_h * m.in_w, s.c_in, sums_at_, means);
+    plan_.add_sum_pixels(type_, in, x_.n, m.in_h * m.in_w, s.c_in, sums_at_, means);
     if (s.c_out == 0) return;
     Conv c{};
     set_window(c, plan_, type_, means, 1, x_.n, s.c_in, 1, 1, 1, 1);
@@ -368,7 +365,6 @@ class Builder {
   const bool half_out_;
   std::vector<Map> maps_;
   int64_t whole_bytes_ = 0, local_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
-  const char* whole_in_use_ = nullptr;  // what the run at hand reads
   char *whole_[2] = {}, *local_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
   float *sums_at_ = nullptr, *hidden_at_ = nullptr, *gate_at_ = nullptr, *pooled_at_ = nullptr;
   Border border_{};

@@ -79,7 +79,6 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
   char* residual = arena.take<char>(r_bytes);
   if (a.residual) {
     c.residual = residual_direct ? a.residual->data : residual;
-    c.residual_image = c.y_image;
     if (!residual_direct) plan.add_load(*a.residual, 0, images, 0, nullptr, out_type, residual);
   }
   float* y = reinterpret_cast<float*>(arena.take<char>(y_bytes));
@@ -151,7 +150,7 @@ void run_squeeze_excite(const TensorView& x, const SeWeights& w, void* out, int 
   if (!direct) plan.add_load(x, 0, x.n, 0, nullptr, type, loaded);
   const char* in = direct ? static_cast<const char*>(x.data) : loaded;
   float *sums = arena.take<float>(x.n * x.c), *gate = arena.take<float>(x.n * x.c);
-  plan.add_sum_pixels(type, in, x.n, pixels * x.c * bytes, pixels, x.c, sums, nullptr);
+  plan.add_sum_pixels(type, in, x.n, pixels, x.c, sums, nullptr);
   add_se(plan, arena, sums, x.n, 1.0f / static_cast<float>(pixels), w, gate);
   const Kernels* k = &kernels();
   char* const y = half ? loaded : static_cast<char*>(out);

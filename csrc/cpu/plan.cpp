@@ -118,19 +118,18 @@ void Plan::add_squeeze_excite(const SqueezeExcite& s) {
 
 void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out) {
   const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
-  const int64_t image = rows * row_bytes;
   const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
   add(Work::load, images * parts, [=](int t, int) {
     const int64_t n = t / parts, part = t % parts;
     load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
-              static_cast<char*>(out) + n * image);
+              static_cast<char*>(out) + n * rows * row_bytes);
   });
 }
 
-void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t image, int64_t pixels, int64_t channels, float* sums, void* means) {
+void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means) {
   const Kernels* kernels = &k;
   add(Work::pool, images, [=](int n, int) {
-    kernels->sum_pixels(type, static_cast<const char*>(x) + n * image, pixels, channels, sums + n * channels);
+    kernels->sum_pixels(type, static_cast<const char*>(x) + n * pixels * channels * type_bytes(type), pixels, channels, sums + n * channels);
     if (means)
       kernels->store_scaled(type, sums + n * channels, 1.0f / static_cast<float>(pixels),
                             static_cast<char*>(means) + n * channels * type_bytes(type), channels);

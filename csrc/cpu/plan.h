@@ -34,8 +34,8 @@ class Plan {
   // Fills a padded NHWC copy of images [first, first + images) of x.
   void add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out);
 
-  // Sums over the pixels of each image (`image` bytes apart), and their scaled, rounded means if `means` is not null.
-  void add_sum_pixels(Type type, const void* x, int64_t images, int64_t image, int64_t pixels, int64_t channels, float* sums, void* means);
+  // Sums over the pixels of each image, and their scaled, rounded means if `means` is not null.
+  void add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means);
 
   void add(Work work, int64_t tasks, std::function<void(int, int)> run, double macs = 0) {
     phases_.push_back({static_cast<int>(tasks), std::move(run), work, step_, macs});

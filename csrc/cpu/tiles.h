@@ -66,19 +66,19 @@ REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
 template <class Dot, int P, int F, int H>
 REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
                               const uint32_t*& wh, int64_t panel_words, int64_t words) {
-  if constexpr (Dot::kFolds) {  // groups of a multiple of 8 channels: 4 steps at a time
+  if constexpr (kPairs<Dot>) {  // groups of a multiple of 8 channels: 4 steps at a time
     for (int64_t k = first; k < first + words; k += 8) {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
         step<Dot, P, F, H>(acc, xp, k + 2 * i, w, wh, panel_words);
         w += 16;
-        asm volatile("" ::: "memory");  // else g++ 12 loads several steps' weights at once and spills accumulators (-20..40 %)
+        asm volatile("" ::: "memory");  // else g++ 12 loads several steps' weights at once and spills accumulators (-20 to -40 %)
       }
     }
     return;
   }
   // Left rolled: the loop is bound by its multiply-adds, and g++ 12 spills when it unrolls it.
-  for (int64_t k = first; k < first + words; k += Dot::kWords) {
+  for (int64_t k = first; k < first + words; k++) {
     step<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
     if constexpr (F != 0) w += 16;
     if constexpr (H != 0) wh += 8;

@@ -114,10 +114,9 @@ REGNET_INLINE uint16_t float_to_bf16(float f) {
 }
 
 // One step along the reduction axis: a word of the input against a vector of words of the weights.
+template <class Dot> constexpr bool kPairs = sizeof(typename Dot::Word) == 8;  // two words a step, sums to be folded
 struct DotF32 {
   typedef uint32_t Word;
-  static constexpr int kWords = 1;
-  static constexpr bool kFolds = false;
   static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
     float s;
     __builtin_memcpy(&s, &x, 4);
@@ -127,8 +126,6 @@ struct DotF32 {
 // Two float32 of neighbouring channels against vectors that hold the two weights of each output side by side.
 struct DotPairF32 {
   typedef uint64_t Word;
-  static constexpr int kWords = 2;
-  static constexpr bool kFolds = true;
   static REGNET_INLINE vf dot(vf acc, uint64_t x, vu w) {
     double pair;
     __builtin_memcpy(&pair, &x, 8);
@@ -150,8 +147,6 @@ REGNET_INLINE vf fold_pairs(vf a, vf b) {
 }
 struct DotBf16 {
   typedef uint32_t Word;
-  static constexpr int kWords = 1;
-  static constexpr bool kFolds = false;
   static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
 #if defined(REGNET_NATIVE_BF16)
     return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)broadcast_word(x), (__m512bh)w);

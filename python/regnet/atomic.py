@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -24,3 +25,10 @@ def replaced_atomically(path: Path):
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """value as indented JSON at `path`, whose folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_atomically(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())

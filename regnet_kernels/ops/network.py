@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from .. import dispatch
 from ..activation import activation_code
-from ..packing import BLOCK, CONV, HEAD, PackedNetwork, StepSpec, program_specs, unpack_network
+from ..packing import BLOCK, CONV, HEAD, PackedNetwork, program_specs, unpack_network
 from ..plain import PlainNetwork, is_plain
 from ..problem import Problem
-from ..steps import BlockStep, ConvStep, HeadStep, Step
+from ..steps import BlockStep, ConvStep, Step
 from . import conv_bn_act as conv
 from . import squeeze_excite as se
 from .check import check_dtype, check_same_device, check_tensor
@@ -75,8 +75,13 @@ def check(x, weights, params, program) -> tuple[int, ...]:
         raise TypeError(f"x is {x.dtype}, weights is {weights.dtype}, params is {params.dtype}; expected weights {wanted} "
                         f"and params {accumulator_dtype(wanted)}: cast x, or pack with dtype={wanted}")
     check_same_device(x=x, weights=weights, params=params)
+    return output_shape(x, program_specs(program))
+
+
+def output_shape(x: torch.Tensor, specs) -> tuple[int, ...]:
+    """Of the steps on x; raises ValueError where channels do not fit or a map would be empty."""
     n, c, h, w = x.shape
-    for index, spec in enumerate(program_specs(program)):
+    for index, spec in enumerate(specs):
         if c != spec.c_in:
             got = f"x has {c} channels" if index == 0 else f"the step before gives {c} channels"
             raise ValueError(f"{got}, but step {index} takes {spec.c_in}")
@@ -88,7 +93,7 @@ def check(x, weights, params, program) -> tuple[int, ...]:
     return (n, c, h, w)
 
 
-def _side(size: int, spec: StepSpec) -> int:
+def _side(size: int, spec) -> int:
     return (size + 2 * spec.padding - spec.kernel) // spec.stride + 1
 
 
@@ -98,11 +103,15 @@ def _conv(x, pair, activation="none", stride=1, padding=0, groups=1, residual=No
 
 
 def _fake(x, weights, params, program):
-    shape = check(x, weights, params, program)
+    return empty_output(x, check(x, weights, params, program))
+
+
+def empty_output(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A map (channels_last) or a matrix of x's dtype and device."""
     return empty_channels_last(x, shape) if len(shape) == 4 else torch.empty(shape, dtype=x.dtype, device=x.device)
 
 
-def _autocast(dtype, x, weights, params, program):
+def autocast(dtype, x, weights, params, program):
     """x in the dtype that the weights were packed for, whatever dtype autocast asks for."""
     return lower(x, weights.dtype), weights, params, program
 
@@ -125,7 +134,7 @@ def _arguments(op, x, packed):
                          "use network(), or packed.slice(i, j)")
     args = (x, packed.weights, packed.params, packed.program)
     if isinstance(x, torch.Tensor) and autocast_enabled(x):
-        args = _autocast(None, *args)
+        args = autocast(None, *args)
     (network_plain.check if is_plain(packed.program) else check)(*args)
     return args
 
@@ -146,4 +155,4 @@ def _describe_bottleneck(x, packed) -> Problem:
 
 from . import network_plain  # noqa: E402  (it needs run_step of this file)
 
-define("network", "(Tensor x, Tensor weights, Tensor params, int[] program) -> Tensor", reference, _fake, _autocast)
+define("network", "(Tensor x, Tensor weights, Tensor params, int[] program) -> Tensor", reference, _fake, autocast)

@@ -76,12 +76,6 @@ def summary(rows: list[dict]) -> list[dict]:
     return found
 
 
-def save_json(results: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(path) as file:
-        file.write((json.dumps(results, indent=1) + "\n").encode())
-
-
 def save_csv(results: dict, path: Path) -> None:
     """One line per configuration and peer."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +88,7 @@ def save_csv(results: dict, path: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """A file that `save_json` wrote. Raises FileNotFoundError, or ValueError for any other content."""
+    """A file of results as JSON. Raises FileNotFoundError, or ValueError for any other content."""
     if not path.is_file():
         raise FileNotFoundError(f"no results file at {path}")
     try:

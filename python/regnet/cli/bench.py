@@ -57,7 +57,8 @@ def add(subparsers):
 
 
 def run(options: argparse.Namespace) -> int:
-    from regnet.bench.results import load, save_csv, save_json
+    from regnet.atomic import write_json
+    from regnet.bench.results import load, save_csv
     from regnet.bench.run import run
     from regnet.bench.tables import print_results
 
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     plan = _plan(options)
     results = _with_progress(plan, run)
     if options.json and not to_stdout:
-        save_json(results, Path(options.json))
+        write_json(Path(options.json), results)
     if options.csv:
         save_csv(results, options.csv)
     if options.plot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from regnet.cli.output import comma_list, console, plain, positive, print_json
+from regnet.cli.output import comma_list, console, plain, plot_options, positive, print_json
 from regnet.cli.results import share
 
 DESCRIPTION = """Show the likely best value of parameters and the range of good ones, by the paper's empirical bootstrap: draw a
@@ -32,9 +32,7 @@ def add(subparsers):
     parser.add_argument("--resamples", type=positive, default=10_000, help="default: %(default)s")
     parser.add_argument("--confidence", type=share, default=0.95, help="of the range (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--title", default="", help="of the plot")
-    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="plot (.svg, .png or .pdf)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    plot_options(parser)
     return parser
 
 

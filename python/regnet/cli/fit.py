@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from regnet.cli.output import comma_list, console, plain, print_json
+from regnet.cli.output import comma_list, console, plain, plot_options, print_json
 from regnet.cli.results import share
 
 DESCRIPTION = """Fit a quantized linear function to the block widths of networks: their w_0, w_a, w_m and the error e_fit of the
@@ -40,9 +40,7 @@ def add(subparsers):
     )
     parser.add_argument("--confidence", type=share, default=0.95, help="of the trend's intervals (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--title", default="", help="of the plot")
-    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="plot (.svg, .png or .pdf)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    plot_options(parser)
     return parser
 
 

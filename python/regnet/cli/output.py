@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from rich.console import Console
 
@@ -21,6 +22,13 @@ def plain(screen: Console, text: str, style: str | None = None) -> None:
 
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=1))
+
+
+def plot_options(parser: argparse.ArgumentParser) -> None:
+    """--title, --out and --json of a command that plots."""
+    parser.add_argument("--title", default="", help="of the plot")
+    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="plot (.svg, .png or .pdf)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def positive(text: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from regnet.atomic import replaced_atomically
+from regnet.atomic import write_json
 from regnet.errors import RegNetError
 from regnet.published import measure
 from regnet.published.models import PublishedModel
@@ -104,7 +104,7 @@ def _one(model: PublishedModel, plan: Plan, results: dict, advance: Advance, out
         row["omitted"] = reason
     results["models"][model.name] = row
     if out:
-        _save(results, Path(out))
+        write_json(Path(out), results)
 
 
 def _header(plan: Plan) -> dict:
@@ -131,12 +131,6 @@ def _continued(path: Path, fresh: dict, with_latency: bool) -> dict:
             if (then := old[what].get(name)) != (now := fresh[what].get(name)):
                 raise CompareError(f"{path} was measured with {name} {then}, not {now}: name another file, or delete it")
     return old
-
-
-def _save(results: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(path) as file:
-        file.write((json.dumps(results, indent=1) + "\n").encode())
 
 
 def _steps(model: PublishedModel, plan: Plan) -> int:

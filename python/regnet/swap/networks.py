@@ -6,7 +6,6 @@ unexpected raises Refused, and `optimize` goes on to swap the stretches of block
 
 from dataclasses import dataclass, field
 
-import torch
 from regnet_kernels.packing import HeadStep
 from torch import nn
 
