@@ -11,7 +11,7 @@ window; its rate of valid networks is that of the draws times the share that pla
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import os
 import statistics
 import sys
@@ -29,13 +29,16 @@ from rich.progress import track
 from rich.table import Table
 
 import regnet
+from regnet.atomic import write_json
 from regnet.bench.machine import describe, versions
+from regnet.cli.output import console
 from regnet.design_space import (
     AnyNetXA,
     AnyNetXB,
     AnyNetXC,
     AnyNetXD,
     AnyNetXE,
+    AnyNetXE5Stages,
     RegNetX,
     RegNetY,
     complexity_arrays,
@@ -47,7 +50,7 @@ from regnet.design_space.draws import Uniforms
 from regnet.design_space.windows import Window
 from regnet.models import AnyNet
 
-SPACES = (AnyNetXA, AnyNetXB, AnyNetXC, AnyNetXD, AnyNetXE, RegNetX, RegNetY)
+SPACES = (AnyNetXA, AnyNetXB, AnyNetXC, AnyNetXD, AnyNetXE, AnyNetXE5Stages, RegNetX, RegNetY)
 ROUNDS = 5
 
 
@@ -117,13 +120,14 @@ def _share_built(space) -> float:
 
 
 def counting(seconds: float) -> dict:
-    """Networks a second: complexity, and widths made compatible with the groups."""
+    """Networks a second: complexity, configuration objects made of arrays, widths made compatible with the groups."""
     found = {}
     for space in (AnyNetXA, RegNetY):
         draws = space.sample_arrays(100_000, 0)
         found[f"complexity of {space.name}"] = rate(
             lambda d=draws, s=space: len(complexity_arrays(d.networks, s.template)["flops"]), seconds
         )
+        found[f"configurations of {space.name}"] = rate(lambda d=draws[:256], s=space: len(s.configs(d)), seconds)
     raw = AnyNetXA.sample_arrays(100_000, 0).settings
     found["group compatibility of AnyNetXA"] = rate(
         lambda: len(make_networks(raw.depths, raw.widths, raw.bottleneck_ratios, raw.group_widths)), seconds
@@ -132,11 +136,13 @@ def counting(seconds: float) -> dict:
 
 
 def fitting(window: Window, seconds: float) -> dict:
-    """fit_linear, networks a second."""
+    """fit_linear: networks a second, and the mean error of the fit of 400 networks."""
     found = {}
-    for space in (AnyNetXC, AnyNetXE, RegNetX):
-        configs = iter(space.sample(20_000, 0, flops=window.flops))
+    for space in (AnyNetXC, AnyNetXD, AnyNetXE, RegNetX):
+        sample = space.sample(400, 0, flops=window.flops)
+        configs = itertools.cycle(sample)
         found[f"fit_linear of {space.name}"] = rate(lambda configs=configs: bool(fit_linear(next(configs))), seconds)
+        found[f"mean e_fit of {space.name}"] = statistics.fmean(fit_linear(config).e_fit for config in sample)
     return found
 
 
@@ -150,17 +156,16 @@ def main() -> int:
     progress = Console(stderr=True)
     rows = [sampling(space, window, options.seconds) for space in track(SPACES, "sampling", console=progress, transient=True)]
     others = counting(options.seconds) | fitting(window, options.seconds)
-    screen = Console() if Console().is_terminal else Console(width=150)
-    screen.print(_table(rows))
+    console().print(_table(rows))
     for name, value in others.items():
-        print(f"{name}: {value:,.0f} a second")
+        print(f"{name}: {value:.2f}" if name.startswith("mean") else f"{name}: {value:,.0f} a second")
     machine, found = describe(), versions()
     print(
         f"{machine['cpu']}, one core; " + ", ".join(f"{name} {found[name]}" for name in ("python", "numpy", "torch", "regnet-kernels"))
     )
     if options.json:
-        result = {"window": window.ranges, "machine": machine, "versions": found, "sampling": rows, "per_second": others}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        result = {"window": window.ranges, "machine": machine, "versions": found, "sampling": rows, "others": others}
+        write_json(options.json, result)
     return 0
 
 

@@ -14,8 +14,6 @@ others go on.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
 import shutil
 import subprocess
@@ -27,6 +25,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from regnet.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 8.0
@@ -66,7 +66,7 @@ def main() -> int:
     record = {"card": torch.cuda.get_device_name(), "versions": versions(), "tests": run_tests(deadline), "sanitizer": sanitize(deadline),
               "times": []}
     path = folder / "gpu_check.json"
-    take(jobs(args.models), Bench().measure, deadline, record, lambda: write(path, record))
+    take(jobs(args.models), Bench().measure, deadline, record, lambda: write_json(path, record))
     print(summary(record))
     print(f"{path} written")
     return 0 if record["tests"]["passed"] and record["sanitizer"]["passed"] is not False else 1
@@ -250,12 +250,6 @@ def summary(record: dict) -> str:
 
 def slug(card: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
-
-
-def write(path: Path, record: dict) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(record, indent=1))
-    partial.replace(path)
 
 
 if __name__ == "__main__":

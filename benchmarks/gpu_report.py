@@ -11,7 +11,6 @@ it stopped: compiled kernels stay in Triton's cache, what was read of them in bu
 
 import argparse
 import fnmatch
-import os
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
+from regnet.atomic import write_text
 from regnet.models.registry import list_models
 from regnet.traffic import CARDS, PATHS, plain_network, traffic
 
@@ -42,7 +42,7 @@ def main() -> int:
         text, missed = code_report(inspected, uses, names, args)
         parts.append(text)
     parts.append(traffic_report(names))
-    write(Path(args.output), "\n\n".join(parts) + "\n")
+    write_text(Path(args.output), "\n\n".join(parts) + "\n")
     print(f"{args.output} written" + (f"; {missed} kernels fall below a bar" if missed else ""))
     return 1 if missed else 0
 
@@ -130,12 +130,6 @@ def traffic_report(names):
             megabytes = " | ".join(f"{ways[path].bytes / 1e6:.0f}" for path in PATHS)
             lines.append(f"| {name} | {batch} | {ours.flops / 1e9:.1f} | {megabytes} | {ours.launches} | {floors} | {quotients} |")
     return "\n".join(lines)
-
-
-def write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 HEADER = """# GPU report

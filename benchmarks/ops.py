@@ -10,7 +10,6 @@ a model that `regnet.optimize` made, and its peer is the block in eager PyTorch,
 
 import argparse
 import copy
-import json
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import regnet
 import regnet_kernels
+from regnet.atomic import write_json
 from regnet.bench.machine import describe, measure_peak, versions
 from regnet.bench.timing import interleave
 from regnet.models import XBlock, YBlock, create_model
@@ -133,7 +133,7 @@ def main() -> int:
     print(f"peak measured with: {peak.method}; {options.threads} threads")
     if options.json:
         result = {"model": options.model, "what": options.what, "threads": options.threads, "peak_gflops": peak.gflops, "peak_method": peak.method}
-        options.json.write_text(json.dumps(result | {"machine": describe(), "versions": versions(), "rows": rows}, indent=1) + "\n")
+        write_json(options.json, result | {"machine": describe(), "versions": versions(), "rows": rows})
     return 0
 
 

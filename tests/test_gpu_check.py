@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import regnet
 import torch
+from regnet.atomic import write_json
 from regnet.traffic import CARDS, traffic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,7 @@ def test_times_are_kept_one_by_one_until_the_deadline(tmp_path):
             raise torch.cuda.OutOfMemoryError("out of memory\nand more")
         return 1.0 if job.way.startswith("ours") else 2.0
 
-    gpu_check.take(plan[:8], measure, deadline, record, lambda: gpu_check.write(path, record))
+    gpu_check.take(plan[:8], measure, deadline, record, lambda: write_json(path, record))
     assert json.loads(path.read_text())["times"] == record["times"] and len(record["times"]) == 8
     assert record["times"][2]["error"] == "OutOfMemoryError: out of memory" and "left_out" not in record
     gpu_check.take(plan, measure, time.monotonic() - 1, record, lambda: None)
@@ -53,7 +54,8 @@ def test_the_traffic_model_counts_the_flops_of_the_paper_and_the_bytes_of_a_bloc
     with pytest.raises(ValueError, match="path 'theirs' is unknown"):
         traffic("regnety_400mf", 1, "theirs")
     # An identity X block of 64 channels on 2 maps of 56 x 56: x twice, t twice each way, y once; weights once.
-    from regnet.traffic import _block
+    from regnet.atomic import write_json
+from regnet.traffic import _block
     from regnet_kernels.packing import BLOCK
     from regnet_kernels.plain import PlainSpec
 

@@ -27,8 +27,13 @@ def replaced_atomically(path: Path):
         raise
 
 
-def write_json(path: Path, value: object) -> None:
-    """value as indented JSON at `path`, whose folder is made where it is missing."""
+def write_text(path: Path, text: str) -> None:
+    """text as UTF-8 at `path`, whose folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_atomically(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """value as indented JSON, as `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n")

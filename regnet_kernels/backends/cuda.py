@@ -1,8 +1,8 @@
 """The CUDA backend: which problems its kernels can run, and why not the others; the op they register for; the packing.
 
 Today: the grouped 3x3 convolution with folded BatchNorm, activation and the sums for a squeeze (csrc/cuda/gconv3x3.cuh), and the
-squeeze-excite's gate (csrc/cuda/se_gate.cuh). The module imports
-without CUDA and without `_cuda.so`: then `why_not` says what is missing.
+squeeze-excite's gate (csrc/cuda/se_gate.cuh). The module imports without CUDA and without `_cuda.so`: then `why_not` says what
+is missing.
 """
 
 from __future__ import annotations

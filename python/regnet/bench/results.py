@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from regnet.atomic import replaced_atomically
+from regnet.atomic import write_text
 
 SCHEMA = "regnet-bench/1"
 KEY = ("model", "source", "batch", "resolution", "dtype", "threads")
@@ -78,13 +78,11 @@ def summary(rows: list[dict]) -> list[dict]:
 
 def save_csv(results: dict, path: Path) -> None:
     """One line per configuration and peer."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(results["latency"])
-    with replaced_atomically(path) as file:
-        file.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def load(path: Path) -> dict:

@@ -68,9 +68,9 @@ def _with_start(config, w_0, w_m, ratio, group_width, w_a):
     elif isinstance(w_a, Choices):
         low, high = np.maximum(low, w_a.values[0]), np.minimum(high, w_a.values[-1] + (w_a.step or 0.0))
     fits = np.flatnonzero(low < high)
-    for k in (
-        fits[np.argsort(np.abs(fits - (fits[0] + fits[-1]) / 2), kind="stable")] if len(fits) else ()
-    ):  # from the middle of w_m outwards
+    if not len(fits):
+        return
+    for k in fits[np.argsort(np.abs(fits - (fits[0] + fits[-1]) / 2), kind="stable")]:  # from the middle of w_m outwards
         slope = float(w_0) if w_a is None else _short(float(low[k]), float(high[k]))
         parameters = RegNetConfig(
             sum(config.depths),

@@ -1,6 +1,7 @@
 """The Triton backend: which problems its kernels can run, and why not the others. Importing it does not import Triton.
 
     machine      the card that kernels are configured for            configs, tiles   how a kernel is cut, as data
+    shapes       what a launch's configuration may depend on
     pointwise    1x1 with gate, residual, projection                 grouped          grouped 3x3 with the squeeze's sums
     gate         the squeeze-excite's gate                           pool, scale      passes over a map
     direct       the stem                                            epilogue         what ends a kernel
