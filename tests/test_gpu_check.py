@@ -54,8 +54,7 @@ def test_the_traffic_model_counts_the_flops_of_the_paper_and_the_bytes_of_a_bloc
     with pytest.raises(ValueError, match="path 'theirs' is unknown"):
         traffic("regnety_400mf", 1, "theirs")
     # An identity X block of 64 channels on 2 maps of 56 x 56: x twice, t twice each way, y once; weights once.
-    from regnet.atomic import write_json
-from regnet.traffic import _block
+    from regnet.traffic import _block
     from regnet_kernels.packing import BLOCK
     from regnet_kernels.plain import PlainSpec
 
