@@ -6,7 +6,7 @@ The public function is `network`, which takes networks packed either way.
 from __future__ import annotations
 
 
-from ..backends import triton
+from ..backends import gpu, triton
 from ..plain import program_specs, unpack_plain
 from ..problem import Problem
 from .check import check_dtype, check_same_device, check_tensor
@@ -40,13 +40,14 @@ def _fake(x, weights, params, program):
 
 def _on_triton(x, weights, params, program):
     check(x, weights, params, program)
-    return triton.kernels().network(x, weights, params, program)
+    return gpu.run(x, weights, params, program, layers="triton")
 
 
 def _on_cuda(x, weights, params, program):
+    check(x, weights, params, program)
     if triton.why_not(Problem("network", x.device, x.dtype, weights.dtype, x.shape[1], layout="plain")):
         return reference(x, weights, params, program)
-    return _on_triton(x, weights, params, program)
+    return gpu.run(x, weights, params, program)
 
 
 SCHEMA = "(Tensor x, Tensor weights, Tensor params, int[] program) -> Tensor"
