@@ -18,28 +18,30 @@ from .library import accumulator_dtype, as_channels_last, autocast_enabled, call
 
 
 def network(x: torch.Tensor, packed: PackedNetwork | PlainNetwork, *, backend: str | None = None,
-            mean: torch.Tensor | None = None, scale: torch.Tensor | None = None) -> torch.Tensor:
+            mean: torch.Tensor | None = None, scale: torch.Tensor | None = None, layers: str = "") -> torch.Tensor:
     """Run the packed steps on x.
 
     x: (N, C, H, W), any strides, any N, H and W; float32 or float16 for weights packed in float32 (float16 is computed
     as float32), bfloat16 for weights packed in bfloat16. packed: from `pack_network`, on the device of x; or, for GPUs, from
     `pack_plain`, and then x has the dtype of the weights.
-    backend: None lets the dispatch pick; "eager", "cpu", "triton" or "cuda" forces one.
+    backend: None lets the dispatch pick; "eager", "cpu", "gpu" or "triton" forces one.
+    layers: on a GPU, a text such as "grouped=cuda,gate=triton" or "cudnn" that forces the backend of layers by their kind; without
+    it the variable REGNET_KERNELS_LAYERS says, else each layer's is chosen (`explain` shows it).
     mean, scale: (C,) float32 each, on the device of x: then x is uint8 and the first step, a convolution, gets (x - mean) * scale;
     on a GPU that is done while the image is read, elsewhere in torch before the kernels.
     Returns (N, C', H', W'), channels_last, or (N, classes) when the last step is a head; dtype of x (under autocast, and for uint8,
     the dtype that was packed for). Differentiable once, with respect to x and the blobs. Raises ValueError or TypeError on
     arguments that do not fit, BackendError when a forced backend cannot run them.
     """
-    return _run("network", x, packed, backend, mean, scale)
+    return _run("network", x, packed, backend, layers, mean, scale)
 
 
-def bottleneck(x: torch.Tensor, packed: PackedNetwork | PlainNetwork, *, backend: str | None = None) -> torch.Tensor:
+def bottleneck(x: torch.Tensor, packed: PackedNetwork | PlainNetwork, *, backend: str | None = None, layers: str = "") -> torch.Tensor:
     """Run one or more packed bottleneck blocks (1x1, grouped 3x3, squeeze-excite, 1x1, shortcut) on x.
 
     As `network`, for a packed network made of block steps only (ValueError otherwise). Returns (N, C', H', W').
     """
-    return _run("bottleneck", x, packed, backend)
+    return _run("bottleneck", x, packed, backend, layers)
 
 
 def reference(x, weights, params, program):
@@ -137,13 +139,16 @@ def autocast(dtype, x, weights, params, program, *pixels):
     return lower(x, weights.dtype), weights, params, program, *pixels
 
 
-def _run(op, x, packed, backend, mean=None, scale=None):
+def _run(op, x, packed, backend, layers, mean=None, scale=None):
     args = _arguments(op, x, packed, mean, scale)
     plain = is_plain(args[3])
-    if dispatch.choose(_problem(op, *args), backend) == "eager":
+    chosen = dispatch.choose(_problem(op, *args, layers=layers), backend)
+    if layers and chosen != "gpu":
+        raise ValueError(f"layers={layers!r} is for networks that run layer by layer on a GPU; this one runs on {chosen}")
+    if chosen == "eager":
         with without_autocast(x):
             return (network_plain.reference if plain else reference)(*args)
-    return call("network_plain" if plain else "network", backend)(*args)
+    return call("network_plain" if plain else "network", backend)(*args, **({"layers": layers} if layers else {}))
 
 
 def _arguments(op, x, packed, mean=None, scale=None):
@@ -166,19 +171,20 @@ def _arguments(op, x, packed, mean=None, scale=None):
     return args
 
 
-def _problem(op, x, weights, params, program, *pixels) -> Problem:
-    dtype = weights.dtype if pixels else x.dtype
-    return Problem(op, x.device, dtype, weights.dtype, x.shape[1], layout="plain" if is_plain(program) else "panels")
+def _problem(op, x, weights, params, program, *pixels, layers="") -> Problem:
+    dtype, plain = weights.dtype if pixels else x.dtype, is_plain(program)
+    return Problem(op, x.device, dtype, weights.dtype, x.shape[1], layout="plain" if plain else "panels", layers=layers,
+                   specs=network_plain.program_specs(program) if plain else (), sizes=(x.shape[0], *x.shape[2:]))
 
 
 @dispatch.describes("network")
-def _describe(x, packed, *, mean=None, scale=None) -> Problem:
-    return _problem("network", *_arguments("network", x, packed, mean, scale))
+def _describe(x, packed, *, mean=None, scale=None, layers="") -> Problem:
+    return _problem("network", *_arguments("network", x, packed, mean, scale), layers=layers)
 
 
 @dispatch.describes("bottleneck")
-def _describe_bottleneck(x, packed) -> Problem:
-    return _problem("bottleneck", *_arguments("bottleneck", x, packed))
+def _describe_bottleneck(x, packed, *, layers="") -> Problem:
+    return _problem("bottleneck", *_arguments("bottleneck", x, packed), layers=layers)
 
 
 from . import network_plain  # noqa: E402  (it needs run_step of this file)

@@ -2,22 +2,22 @@
 
 The public function is `network`, which takes networks packed either way. `mean` and `scale`, float32 (C,) each, go with uint8 images:
 then the first step, a convolution, reads (x - mean) * scale, and pads that with zeros. The result has the dtype of the weights.
+`layers` forces the backends of layers (backends/gpu/choice.py); the reference pays no attention to it.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ..backends import gpu, triton
+from ..backends import gpu
 from ..packing import CONV
 from ..plain import program_specs, unpack_plain
-from ..problem import Problem
 from .check import check_dtype, check_same_device, check_tensor
 from .library import LIBRARY, accumulator_dtype, as_channels_last, define
 from .network import autocast, check_pixels, empty_output, normalised, output_shape, run_step
 
 
-def reference(x, weights, params, program, mean=None, scale=None):
+def reference(x, weights, params, program, mean=None, scale=None, layers=""):
     """The op in plain torch, in the dtype of the weights, one step after the other."""
     check(x, weights, params, program, mean, scale)
     y = x if mean is None else normalised(x, mean, scale).to(weights.dtype)
@@ -42,22 +42,24 @@ def check(x, weights, params, program, mean=None, scale=None) -> tuple[int, ...]
     return output_shape(x, specs)
 
 
-def _fake(x, weights, params, program, mean=None, scale=None):
+def _fake(x, weights, params, program, mean=None, scale=None, layers=""):
     return empty_output(x, check(x, weights, params, program, mean, scale), weights.dtype)
 
 
-def _on_triton(x, weights, params, program, mean=None, scale=None):
+def _on_gpu(x, weights, params, program, mean=None, scale=None, layers=""):
     check(x, weights, params, program, mean, scale)
-    return gpu.run(x, weights, params, program, mean, scale, layers="triton")
+    return gpu.run(x, weights, params, program, mean, scale, layers)
 
 
-def _on_cuda(x, weights, params, program, mean=None, scale=None):
-    check(x, weights, params, program, mean, scale)
-    if triton.why_not(Problem("network", x.device, weights.dtype, weights.dtype, x.shape[1], layout="plain")):
-        return reference(x, weights, params, program, mean, scale)
-    return gpu.run(x, weights, params, program, mean, scale)
+def _on_triton(x, weights, params, program, mean=None, scale=None, layers=""):
+    return _on_gpu(x, weights, params, program, mean, scale, layers or "triton")
 
 
-SCHEMA = "(Tensor x, Tensor weights, Tensor params, int[] program, Tensor? mean=None, Tensor? scale=None) -> Tensor"
-define("network_plain", SCHEMA, reference, _fake, autocast, triton=_on_triton)
+def _on_cuda(x, weights, params, program, mean=None, scale=None, layers=""):
+    run = _on_gpu if weights.dtype in gpu.DTYPES else reference
+    return run(x, weights, params, program, mean, scale, layers)
+
+
+SCHEMA = "(Tensor x, Tensor weights, Tensor params, int[] program, Tensor? mean=None, Tensor? scale=None, str layers=\"\") -> Tensor"
+define("network_plain", SCHEMA, reference, _fake, autocast, gpu=_on_gpu, triton=_on_triton)
 LIBRARY.impl("network_plain", _on_cuda, "CUDA")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...packing import CONV, HEAD
 from ...plain import PlainSpec
-from ..triton.shapes import DirectShape, GateShape, GroupedShape, PointwiseShape, Shape
+from ..triton.shapes import DirectShape, GateShape, GroupedShape, SHAPES, PointwiseShape, Shape
 
 
 class MeanShape(NamedTuple):
@@ -19,6 +19,9 @@ class MeanShape(NamedTuple):
     images: int
     pixels: int
     channels: int
+
+
+KINDS = (*SHAPES, MeanShape.kernel)
 
 
 class Layer(NamedTuple):

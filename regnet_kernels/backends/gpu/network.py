@@ -11,9 +11,10 @@ import torch
 from ...ops.library import as_channels_last
 from ...packing import CONV, HEAD
 from ...plain import PlainSpec, program_specs
+from .. import cuda
 from ..triton import kernels
 from ..triton.machine import on_device
-from . import choice
+from . import choice, cudnn
 from .layers import step_layers
 
 
@@ -25,7 +26,7 @@ def run(x, weights, params, program, mean=None, scale=None, layers=""):
             part = spec.read(weights, params)
             if spec.kind != CONV:
                 x = as_channels_last(x)
-            by = {name: _kernel(choice.choose(shape, weights.dtype, x.device, layers), shape.kernel)
+            by = {name: kernel(choice.choose(shape, weights.dtype, x.device, layers).backend, shape.kernel)
                   for name, shape in step_layers(spec, *_sizes(x)).items()}
             if spec.kind == CONV:
                 x = by["w"](x, part["w"], part["bias"], spec.kernel, stride=spec.stride, padding=spec.padding, activation=spec.activation,
@@ -42,7 +43,7 @@ def block(x: torch.Tensor, spec: PlainSpec, part: dict[str, torch.Tensor], by: d
     t, sums = by["b"](t, part["b"], part["b_bias"], stride=spec.stride, activation=spec.activation, pool=bool(spec.se_width))
     gate = None
     if spec.se_width:
-        gate = by["se"](sums, part["w1"], part["b1"], part["w2"], part["b2"], t.shape[2] * t.shape[3], transposed=True, dtype=t.dtype)
+        gate = by["se"](sums, part["w1"], part["b1"], part["w2"], part["b2"], t.shape[2] * t.shape[3], transposed=True)
     shortcut = {"shortcut": x, "w_shortcut": part["proj"], "shortcut_stride": spec.stride} if spec.has_proj else {"residual": x}
     return by["c"](t, part["c"], part["c_bias"], activation=spec.activation, gate=gate, **shortcut)
 
@@ -56,9 +57,12 @@ def head(x: torch.Tensor, spec: PlainSpec, part: dict[str, torch.Tensor], by: di
     return logits if logits.shape[1] == spec.c_out else logits[:, :spec.c_out].contiguous()
 
 
-def _kernel(backend: str, name: str):
+_MODULES = {"triton": kernels, "cuda": lambda: cuda, "cudnn": lambda: cudnn}
+
+
+def kernel(backend: str, name: str):
     """The function of a backend that runs layers of the kind `name`."""
-    return getattr(kernels(), name)
+    return getattr(_MODULES[backend](), name)
 
 
 def _sizes(x: torch.Tensor) -> tuple[int, int, int]:
