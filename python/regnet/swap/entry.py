@@ -1,7 +1,7 @@
 """regnet.optimize: a RegNet in, the same network on fused kernels out."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,8 @@ def optimize(
 
     A whole RegNet becomes a FusedRegNet, which runs as one op: it casts its input to `dtype` and answers in `dtype`. With
     inplace=True the object turns into that FusedRegNet: its class and its contents are replaced, so every reference to it
-    runs fused, and its former submodules are gone from it.
+    runs fused, and its former submodules are gone from it. Each weight is freed as soon as it is packed, so that the peak of
+    memory is about one copy of them; an interruption (Ctrl-C, no memory) while it packs leaves the model empty.
 
     Anything else is deep-copied (or, with inplace=True, changed), and each run of consecutive blocks inside a Sequential
     or a stage becomes one FusedBlocks (at the first block's name; the others become nn.Identity), which answers in the dtype
@@ -59,14 +60,19 @@ def optimize(
     _check(model, dtype)
     pixels = read_pixels(mean, std)
     report = OptimizeReport(model=kind(model), dtype="", backend=backend or "auto")
-    reason = ""
+    fused, reason = None, ""
     try:
         fused = _whole(model, dtype, backend, exact, report, inplace, pixels)
     except Refused as refused:
         reason = refused.reason
-    else:
-        return _become(model, fused) if inplace else fused
-    return _in_part(model, dtype, backend, exact, report, inplace, pixels, reason)
+    if fused is None:
+        fused = _in_part(model, dtype, backend, exact, report, inplace, pixels, reason)
+    elif inplace:
+        fused = _become(model, fused)
+    for module in fused.modules():
+        if isinstance(module, FusedBlocks):
+            module.warm_up()
+    return fused
 
 
 def _check(model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -100,7 +106,9 @@ def _whole(model: nn.Module, dtype, backend, exact: bool, report: OptimizeReport
         report.swapped, report.ops = [""], 1
     else:
         plan = read_network(model)
-        fused = build_network(model, plan, _pick_dtype(plan.matches[0].dtype, dtype), backend, exact, inplace, pixels)
+        # A forced backend may refuse when all is packed, so with one the model keeps its weights until then.
+        release = model.__dict__.clear if inplace and backend is None else None
+        fused = build_network(model, plan, _pick_dtype(plan.matches[0].dtype, dtype), backend, exact, inplace, pixels, release)
         report.swapped, report.ops = list(plan.names), max(1, len(plan.taps))
         if plan.tail is not None:
             report.kept.append(Kept(plan.tail_name, plan.tail_reason))
@@ -110,17 +118,18 @@ def _whole(model: nn.Module, dtype, backend, exact: bool, report: OptimizeReport
 
 
 def build_network(
-    model: nn.Module, plan: Plan, dtype: torch.dtype, backend: str | None, exact: bool, inplace: bool, pixels: Pixels | None
-) -> FusedRegNet:
-    """The FusedRegNet of a plan."""
+    model: nn.Module, plan: Plan, dtype: torch.dtype, backend: str | None, exact: bool, inplace: bool, pixels: Pixels | None,
+    release: Callable[[], None] | None = None,
+) -> FusedRegNet:  # fmt: skip
+    """The FusedRegNet of a plan. `release`: see `layout.pack`."""
+    kept = {name: copy.deepcopy(getattr(model, name)) for name in _ATTRIBUTES if hasattr(model, name)}
     tail = plan.tail if inplace or plan.tail is None else copy.deepcopy(plan.tail)
     fused = FusedRegNet(
         plan.steps, plan.names, dtype, backend,
-        exact=exact, output=plan.output, taps=plan.taps, trunk_steps=len(plan.matches), tail=tail, pixels=pixels,
+        exact=exact, output=plan.output, taps=plan.taps, trunk_steps=len(plan.matches), tail=tail, pixels=pixels, release=release,
     )
-    for name in _ATTRIBUTES:
-        if hasattr(model, name):
-            setattr(fused, name, copy.deepcopy(getattr(model, name)))
+    for name, value in kept.items():
+        setattr(fused, name, value)
     return fused
 
 

@@ -1,10 +1,12 @@
 """The modules that run packed steps: FusedBlocks (one stretch of a network) and FusedRegNet (a whole one)."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import regnet_kernels
 import torch
+from regnet_kernels import quick
+from regnet_kernels.packing import channels
 from torch import Tensor, nn
 
 from regnet.swap.layout import Packed, is_plain, pack, packed, panel_dtype
@@ -36,9 +38,11 @@ class FusedBlocks(nn.Module):
 
     def __init__(
         self, steps: list, step_names: Iterable[str], dtype: torch.dtype, backend: str | None, *, exact: bool = False,
-        outer_dtype: torch.dtype | None = None, pixels: Pixels | None = None,
+        outer_dtype: torch.dtype | None = None, pixels: Pixels | None = None, release: Callable[[], None] | None = None,
     ):  # fmt: skip
         super().__init__()
+        if pixels is not None:
+            pixels.expect_channels(channels(steps[0])[0])
         self.step_names = list(step_names)
         self.backend = backend
         self.exact = exact
@@ -46,9 +50,7 @@ class FusedBlocks(nn.Module):
         self.pixels = pixels
         self.register_buffer("weights", None)
         self.register_buffer("params", None)
-        self._adopt(pack(steps, dtype, _device_of(steps), backend, exact), dtype)
-        if pixels is not None:
-            pixels.expect_channels(self.packed.c_in)
+        self._adopt(pack(steps, dtype, _device_of(steps), backend, exact, release), dtype)
         for name, values in zip(_PIXEL_BUFFERS, (None, None) if pixels is None else pixels.tensors(self.weights.device)):
             self.register_buffer(name, values, persistent=False)
         if backend is not None:  # say now, not at the first image, that it is unknown or cannot run
@@ -61,14 +63,33 @@ class FusedBlocks(nn.Module):
         """The steps as a packed network that shares the buffers."""
         return packed(self.weights, self.params, self.program)
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """One small image through the CPU's kernels, so that the first call finds threads, code and weights where it needs them."""
+        if self._programs is not None:
+            self._run(torch.zeros((1, self.packed.c_in, 32, 32), dtype=self.dtype))
+
     def run_steps(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Steps start .. stop - 1 on x, in one op."""
-        return self._run(x, _sub_program(self.program, start, stop), images=start == 0)
+        return self._run(x, start, stop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._answer(self._run(x, self.program), x.dtype)
+        return self._answer(self._run(x), x.dtype)
 
-    def _run(self, x: Tensor, program: list[int], images: bool = True) -> Tensor:
+    def _run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        blobs = self._buffers
+        if self._programs is not None and x.dtype == self.dtype and quick.suits(x, blobs["weights"], blobs["params"]):
+            program = self._programs.get((start, stop))
+            if program is None:
+                with torch.inference_mode(False):  # an ordinary tensor, which copies and pickles
+                    program = self._programs[start, stop] = torch.tensor(self._program(start, stop))
+            return quick.network(x, blobs["weights"], blobs["params"], program)
+        return self._dispatch(x, self._program(start, stop), images=start == 0)
+
+    def _program(self, start: int, stop: int | None) -> list[int]:
+        return self.program if stop is None else _sub_program(self.program, start, stop)
+
+    def _dispatch(self, x: Tensor, program: list[int], images: bool) -> Tensor:
         pixels = {}
         if images and x.dtype == torch.uint8 and self.pixels is not None:
             if is_plain(program):
@@ -98,6 +119,8 @@ class FusedBlocks(nn.Module):
         """Take over blobs and program; `dtype` is what the steps compute in."""
         self.weights, self.params = network.weights.detach(), network.params.detach()
         self.program, self.dtype = network.program, dtype
+        # (start, stop): the program of these steps as a tensor, for calls that need neither dispatch nor a gradient
+        self._programs = {} if self.backend is None and quick.available and self.weights.is_cpu and not is_plain(self.program) else None
 
     def _apply(self, fn, recurse=True):
         # nn.Module would cast both buffers; params stay float32 and the layout of weights depends on the dtype.
@@ -168,7 +191,7 @@ class FusedRegNet(FusedBlocks):
     def forward(self, x: Tensor):
         if self.output != "tensor":
             return self._features(x)
-        y = self._run(x, self.program)
+        y = self._run(x)
         return self._answer(y if self.tail is None else self.tail(y), x.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
