@@ -1,7 +1,7 @@
 """The shortest way from Python to the CPU's network kernel, for the calls of plain inference.
 
-An op with an autograd rule in Python costs 20 us a call even where no gradient is wanted, and a list of 400 integers another
-15 us; a small network on a small image takes 100. `_network_eager` in torch_cpu.cpp has neither: its program is a tensor.
+An op with an autograd rule in Python costs 15 to 30 us a call even where no gradient is wanted, and a list of 400 integers some
+10 us; docs/limits.md has the whole. `_network_eager` in torch_cpu.cpp has neither: its program is a tensor.
 """
 
 import torch
