@@ -12,37 +12,32 @@ import argparse
 import sys
 from pathlib import Path
 
-import regnet_kernels
+import numpy as np
 import torch
-from regnet_kernels.packing import BLOCK, program_specs
+from regnet_kernels.packing import BLOCK
 from rich import box
 from rich.table import Table
 
 import regnet
 from regnet.atomic import write_json
 from regnet.bench.machine import describe, measure_peak, versions
+from regnet.bench.profile import WORK, profile, require_kernels
 from regnet.cli.output import console
 
-WORK = ("convert", "1x1, dense", "grouped 3x3", "grouped 3x3, Winograd", "squeeze-excite", "pool", "store")
 
-
-def profile(name: str, batch: int, resolution: int, repeats: int) -> list[dict]:
+def layers(name: str, batch: int, resolution: int, repeats: int) -> list[dict]:
     """One row a distinct layer: work, channels, stride, group_width, count, ms (all of them together), macs."""
     packed = regnet.optimize(regnet.create_model(name).eval()).packed
     x = torch.randn(batch, 3, resolution, resolution).contiguous(memory_format=torch.channels_last)
-    call = torch.ops.regnet_kernels._profile_network
-    call(x, packed.weights, packed.params, packed.program, 3)
-    table = call(x, packed.weights, packed.params, packed.program, repeats)
-    specs = program_specs(packed.program)
+    profile(packed, x, 3)
     steps: dict[tuple, list[float]] = {}
-    for phase in table:  # the phases of one layer: one for each group of images
-        step, work, macs = int(phase[0]), int(phase[1]), float(phase[2])
-        entry = steps.setdefault((step, work, macs), [0.0, 0.0])
-        entry[0] += float(phase[3:].quantile(0.1)) * 1e3
-        entry[1] += macs
+    for phase in profile(packed, x, repeats):  # the phases of one layer: one for each group of images
+        entry = steps.setdefault((phase.step, phase.work, phase.macs), [0.0, 0.0])
+        entry[0] += float(np.quantile(phase.seconds, 0.1)) * 1e3
+        entry[1] += phase.macs
     rows: dict[tuple, dict] = {}
     for (step, work, macs), (ms, total) in steps.items():
-        spec = specs[step]
+        spec = packed.specs[step]
         channels = (spec.c_in, spec.c_mid, spec.c_out) if spec.kind == BLOCK else (spec.c_in, spec.c_out)
         key = (work, channels, spec.stride, macs)
         row = rows.setdefault(key, {"work": WORK[work], "channels": channels, "stride": spec.stride, "group_width": spec.group_width,
@@ -62,12 +57,14 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the machine here")
     options = parser.parse_args()
-    if not hasattr(torch.ops.regnet_kernels, "_profile_network"):
-        print(f"the CPU kernels are not loaded, so there is nothing to time:\n{regnet_kernels.env_report()}", file=sys.stderr)
+    try:
+        require_kernels()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
     peak = measure_peak(options.threads).gflops
-    rows = profile(options.model, options.batch, options.resolution, options.repeats)
+    rows = layers(options.model, options.batch, options.resolution, options.repeats)
     for row in rows:
         row["share_of_peak"] = 2 * row["macs"] / (row["ms"] * 1e6 * peak)
     table = Table(box=box.SIMPLE, title=f"{options.model}, batch {options.batch}, {options.threads} threads, peak {peak:.0f} GFLOP/s")
