@@ -43,7 +43,7 @@ JOB, COMPILING = 45, 150  # seconds at most for one time
 MARGIN = 10  # seconds for imports before the clock runs, and for the tables after
 LOST = 5  # jobs in a row that end their process: then something is wrong with all of them
 SOURCES = ("regnet_kernels/**/*.py", "csrc/**/*.*", "python/regnet/models/*.py", "python/regnet/swap/*.py", "benchmarks/gpu_*.py",
-           "tests/test_gpu.py")
+           "tests/test_gpu.py", "tests/test_gpu_network.py")
 SANITIZED = {"memcheck": ["triton", "cuda"], "racecheck": ["cuda"]}  # compute-sanitizer's tools: the backends that each looks at
 Clock = Callable[[], float]
 
@@ -303,7 +303,8 @@ def test_command() -> list[str]:
     if importlib.util.find_spec("pytest") is None:
         print("gpu-check: pytest is not installed; the checks of regnet_kernels.testing.gpu run alone")
         return [sys.executable, "-m", "regnet_kernels.testing.gpu"]
-    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/test_gpu.py")]
+    files = [str(ROOT / "tests" / name) for name in ("test_gpu.py", "test_gpu_network.py")]
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "not sanitizer"]
 
 
 def sanitizer() -> str | None:

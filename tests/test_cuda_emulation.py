@@ -257,7 +257,8 @@ def test_layers_of_a_network(emulated_layers, dtype, grouped, gate):
     """Weights are sections of a packed network's blob; the gate takes the partial sums of whichever grouped convolution ran."""
     torch.manual_seed(0)
     blocks = [make_block(shape, torch.float32)[1] for shape in (
-        BlockShape(1, 16, 48, 48, 24, 12, 1, True, 1, 1), BlockShape(1, 48, 104, 104, 8, 12, 2, True, 1, 1), BlockShape(1, 104, 80, 104, 80, 26, 1, False, 1, 1))]
+        BlockShape(1, 16, 48, 48, 24, 12, 1, True, 1, 1), BlockShape(1, 48, 104, 104, 8, 12, 2, True, 1, 1),
+        BlockShape(1, 104, 80, 104, 80, 26, 1, False, 1, 1))]
     stem = ConvStep(torch.randn(16, 3, 3, 3) / 4, torch.randn(16), 2, 1, 1, "relu")
     packed = pack_plain([stem, *blocks, HeadStep(torch.randn(10, 104) / 8, torch.randn(10))], dtype)
     x = torch.randn(3, 3, 57, 41).to(dtype)

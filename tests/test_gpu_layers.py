@@ -23,7 +23,6 @@ def card(monkeypatch):
     monkeypatch.setattr(cuda, "why_not_here", lambda device: "")
     monkeypatch.setattr(triton, "why_not_here", lambda device: "")
     monkeypatch.setattr(choice.table, "tuned", lambda device, shape, dtype: entries.get(shape))
-    monkeypatch.setattr(choice, "_kept", choice._kept.__wrapped__)
     monkeypatch.setattr(choice, "_kept", lambda *args: choice._choose(*args[:-1]))
     monkeypatch.delenv(choice.VARIABLE, raising=False)
     return entries

@@ -12,8 +12,8 @@ from regnet_kernels.backends.gpu import choice
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 HALVES = (torch.float16, torch.bfloat16)
-FORCED = ("", "triton", "cudnn", "grouped=cuda,gate=cuda", "grouped=triton,gate=cuda", "grouped=cuda,gate=triton", "grouped=cuda,gate=cudnn",
-          "pointwise=cudnn,grouped=cuda", "direct=cudnn,mean=cudnn")
+FORCED = ("", "triton", "cudnn", "grouped=cuda,gate=cuda", "grouped=triton,gate=cuda", "grouped=cuda,gate=triton",
+          "grouped=cuda,gate=cudnn", "pointwise=cudnn,grouped=cuda", "direct=cudnn,mean=cudnn")
 in_each_half = pytest.mark.parametrize("dtype", HALVES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
@@ -179,14 +179,15 @@ torch.cuda.synchronize()
 """
 
 
+@pytest.mark.parametrize("kernel", ["gconv3x3", "se_gate"])
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_compute_sanitizer_finds_nothing_in_the_cuda_kernels(tool):
+def test_compute_sanitizer_finds_nothing_in_the_cuda_kernels(tool, kernel):
     need("cuda")
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not installed")
     folder = __file__.rpartition("/")[0]
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--kernel-name", "kns=gconv3x3", "--kernel-name", "kns=se_gate", sys.executable,
-               "-c", SCRIPT.format(folder=folder)]
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--kernel-name", f"kernel_substring={kernel}", sys.executable, "-c",
+               SCRIPT.format(folder=folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

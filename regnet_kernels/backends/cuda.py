@@ -42,7 +42,8 @@ def why_not_anywhere(problem: Problem) -> str:
     if problem.op == "se_gate":
         return _why_not_gate(problem)
     if problem.op != "conv_bn_act":
-        return f"{problem.op} has no CUDA kernel{_LAYERS_ONLY if problem.layout else ''}; se_gate has one, and conv_bn_act for the grouped 3x3"
+        layers = _LAYERS_ONLY if problem.layout else ""
+        return f"{problem.op} has no CUDA kernel{layers}; se_gate has one, and conv_bn_act for the grouped 3x3"
     if problem.dtype not in DTYPES:
         return f"x is {problem.dtype}; the kernel computes float32, float16 and bfloat16"
     if tuple(problem.kernel) != (3, 3) or problem.padding != 1 or problem.stride not in (1, 2):
@@ -90,6 +91,8 @@ def why_not_here(device: torch.device | None = None) -> str:
     """Why this build and this machine can't run the CUDA kernels on `device`; "" if they can."""
     if not torch.backends.cuda.is_built():
         return f"torch {torch.__version__} is built without CUDA; install a build with CUDA"
+    if torch.version.hip:
+        return f"torch {torch.__version__} is built for AMD's cards; these kernels are for NVIDIA's"
     if not CUDA.loaded:
         return f"{CUDA.state}: {CUDA.reason}"
     if not torch.cuda.is_available():
@@ -171,7 +174,8 @@ def tiles(images: int, height: int, width: int, stride: int) -> int:
 def _fake(x, weight, bias, stride, activation, pool):
     images, channels, height, width = x.shape
     torch._check(weight.dtype == x.dtype, lambda: f"weight must have the dtype of x ({x.dtype}), got {weight.dtype}")
-    torch._check(weight.dim() == 4 and tuple(weight.shape[:3]) == (channels, 3, 3), lambda: f"weight must be ({channels}, 3, 3, group_width)")
+    fits = weight.dim() == 4 and tuple(weight.shape[:3]) == (channels, 3, 3)
+    torch._check(fits, lambda: f"weight must be ({channels}, 3, 3, group_width), got {tuple(weight.shape)}")
     shape = (images, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
     sums = (images, tiles(images, height, width, stride), channels) if pool else (0,)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

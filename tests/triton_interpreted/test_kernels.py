@@ -95,6 +95,25 @@ def check_network(op, x, packed, what):
     assert_close_to_oracle(actual, exact, op(x, packed, backend="eager"), what=what)
 
 
+@pytest.mark.parametrize("layers", ["", "grouped=cudnn", "pointwise=cudnn,direct=cudnn", "gate=cudnn,mean=cudnn"])
+def test_layers_that_triton_cannot_run_or_may_not_run_in_torch(layers, launches):
+    """A block with groups of 12 beside one of 8: only its own layers leave Triton."""
+    shapes = (20, 36, 24, 12, 6, 2, True), (24, 48, 24, 8, 10, 1, False)
+    blocks = [make_block(testing.BlockShape(2, *shape, 1, 1), torch.float32)[1] for shape in shapes]
+    stem = ConvStep(torch.randn(20, 3, 3, 3) / 4, torch.randn(20), 2, 1, 1, "relu")
+    packed = pack_plain([stem, *blocks, HeadStep(torch.randn(10, 24) / 5, torch.randn(10))], torch.float16)
+    x = torch.randn(2, 3, 13, 15).half()
+    actual = network(x, packed, backend="gpu", layers=layers)
+    exact = network(x.double(), pack_plain(packed.unpack(), torch.float64), backend="eager")
+    assert_close_to_oracle(actual, exact, network(x, packed, backend="eager"), what=layers)
+    chosen = explain("network", x, packed, backend="gpu", layers=layers).layers
+    kinds = [one.layer.shape.kernel for one in chosen if one.choice.backend == "triton"]
+    assert launches == [f"{'pool' if kind == 'mean' else kind}_kernel" for kind in kinds]
+    assert all(one.choice.backend == "cudnn" for one in chosen if one.layer.step == 1 and one.layer.part in ("a", "b", "c"))
+    with pytest.raises(BackendError, match="step 1 has 20 input channels"):
+        network(x, packed, backend="triton")
+
+
 def test_images_beyond_one_launch_grid_row_and_uint8_images():
     from regnet_kernels.backends.triton.direct import direct
 

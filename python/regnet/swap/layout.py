@@ -15,13 +15,13 @@ def pack(
 ) -> Packed:
     """`steps`, packed for computing in `dtype` by what runs on `device`.
 
-    Plain on a GPU, and for the Triton backend anywhere (its interpreter); in panels elsewhere, and for steps that have no
-    plain form, such as channels that are no multiple of 8: those run in plain torch on a GPU.
+    Plain on a GPU, and for the backends `gpu` and `triton` anywhere (Triton's interpreter); in panels elsewhere, and for steps
+    that have no plain form, such as a block of stride 3: those run in plain torch on a GPU.
 
     `release` says that nobody needs the steps any more. It is called before the first weight is packed in panels and after
     all that can be refused; from there on each weight is let go once it is packed.
     """
-    if backend == "triton":
+    if backend in ("gpu", "triton"):
         return pack_plain([computed(step) for step in steps], dtype)
     if device.type == "cuda" and backend != "cpu":
         steps = [computed(step) for step in steps]

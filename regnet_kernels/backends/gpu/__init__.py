@@ -45,7 +45,9 @@ def why_not(problem: Problem) -> str:
         return f"x is {problem.dtype}; the kernels compute float32, float16 and bfloat16"
     if problem.device.type == "cuda":
         return ""
-    return triton.why_not_here(problem.device) if problem.device.type == "cpu" else f"the tensors are on {problem.device}; these kernels run on GPUs"
+    if problem.device.type == "cpu":
+        return triton.why_not_here(problem.device)
+    return f"the tensors are on {problem.device}; these kernels run on GPUs"
 
 
 def explain(problem: Problem, backend: str) -> tuple[Explained, ...]:

@@ -130,7 +130,8 @@ def _choose(kind: str, shape: Shape | MeanShape, dtype: torch.dtype, device: tor
     reasons = {name: why_not(name, shape, dtype, device) for name in BACKENDS}
     if wanted := forced(layers).get(kind):
         if reasons[wanted]:
-            raise BackendError(f"the layer {kind} {' '.join(map(str, shape))} was forced onto {wanted}, which cannot run it: {reasons[wanted]}")
+            layer = f"{kind} {' '.join(map(str, shape))}"
+            raise BackendError(f"the layer {layer} was forced onto {wanted}, which cannot run it: {reasons[wanted]}")
         return Choice(wanted, "forced", {name: reason or f"{wanted} was forced" for name, reason in reasons.items() if name != wanted})
     able = [name for name in BACKENDS if not reasons[name]]
     best, why = heuristic(shape, dtype)
@@ -140,7 +141,8 @@ def _choose(kind: str, shape: Shape | MeanShape, dtype: torch.dtype, device: tor
     if times:
         fastest = min(times, key=times.get)
         best = fastest if best not in times or times[fastest] < (1 - GAIN) * times[best] else best
-        why = {name: f"{times[name]:.4f} ms, {best} took {times[best]:.4f}" if name in times else "it failed when it was measured" for name in able}
+        why = dict.fromkeys(able, "it failed when it was measured")
+        why |= {name: f"{ms:.4f} ms, {best} took {times[best]:.4f}" for name, ms in times.items()}
     else:
         why = dict.fromkeys(able, why or f"{best} goes first")
     return Choice(best, "tuned" if times else "heuristic", {name: reasons[name] or why[name] for name in BACKENDS if name != best})
