@@ -3,7 +3,7 @@
 # make test-oldest   the wheel, built once by .venv, tested under the oldest supported torch in .venv-oldest
 # make test-isa      the op tests once for each instruction set that this CPU can run
 # make sanitize      the op tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer
-# make gpu-check     on a machine with a card: builds, GPU tests, sanitizer, times and goals into benchmarks/results/<card>/, within 8 minutes
+# make gpu-check     on a machine with a card: builds, tests, sanitizer, times and goals into benchmarks/results/<card>/, within 8 minutes
 # make gpu-tune      on a machine with a card: measures better configurations for it, within 8 minutes; goes on where it stopped
 # make build         rebuild what changed in csrc
 # make wheel         dist/regnet_kernels-*.whl

@@ -189,13 +189,8 @@ def compiled(target: Callable) -> Callable:
     import torch._inductor.config
 
     torch._dynamo.reset()  # beyond a few compiled models it would run eagerly, without a word
-    fast = torch.compile(target, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True)
-
-    def call(x):
-        with torch._inductor.config.patch(freezing=True):
-            return fast(x)
-
-    return call
+    torch._inductor.config.freezing = True
+    return torch.compile(target, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True)
 
 
 def regnet_model(name: str, device: torch.device) -> nn.Module:
