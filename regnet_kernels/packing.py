@@ -1,6 +1,6 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 2. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 3. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
@@ -29,7 +29,7 @@ from .blobs import BlobNetwork, check_blobs, check_end, step_integers
 from .panels import from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
 from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
 
-VERSION = 2
+VERSION = 3
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -128,7 +128,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 2 says."""
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 3 says."""
     specs = [StepSpec(*step[:14]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
@@ -221,7 +221,7 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
         c_bias = c_bias + _bias(proj_bias, proj, spec.c_out)
     section_b = spec.weight_sections()[1]
     weights.add_panels(a.flatten(1)[None])
-    weights.add_panels(b.permute(0, 2, 3, 1).reshape(section_b), packs_pairs(spec.group_width, weights.dtype))
+    weights.add_panels(b.permute(0, 2, 3, 1).reshape(section_b), packs_pairs(spec.group_width))
     weights.add_panels(c_matrix[None])
     if spec.winograd:
         weights.add_panels(winograd.transform_weights(b))
@@ -253,7 +253,7 @@ def _unpack_block(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -
     read_params = _Reader(params, spec.params_offset, PARAMS_ALIGN)
     section_a, section_b, section_c = spec.weight_sections()[:3]
     a = read_weights.take_panels(*section_a)
-    b = read_weights.take_panels(*section_b, packs_pairs(spec.group_width, weights.dtype))
+    b = read_weights.take_panels(*section_b, packs_pairs(spec.group_width))
     c = read_weights.take_panels(*section_c)
     a = a.reshape(spec.c_mid, spec.c_in, 1, 1)
     b = b.reshape(spec.c_mid, 3, 3, spec.group_width).permute(0, 3, 1, 2)
