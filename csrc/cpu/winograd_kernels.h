@@ -164,10 +164,11 @@ REGNET_INLINE void multiply(const float* v, const uint32_t* u, float* m, int k, 
 void winograd(const Winograd& w, const WinogradTask& task, float* scratch) {
   const int k = w.group_width;
   const int64_t channels = (int64_t)w.groups * k, block = winograd_block(k), tiles_per_image = (int64_t)w.tiles_h * w.tiles_w;
-  const int64_t first_image = task.tile0 / tiles_per_image, last_image = (task.tile1 + tiles_per_image - 1) / tiles_per_image;
+  const int64_t first_image = task.tile0 / tiles_per_image;
+  const int64_t images = task.tile1 > task.tile0 ? (task.tile1 - 1) / tiles_per_image - first_image + 1 : 1;
   float* const pool = w.pool ? w.pool + task.pool_slot * channels : nullptr;
   if (pool)
-    for (int64_t n = 0; n < last_image - first_image; n++)
+    for (int64_t n = 0; n < images; n++)
       for (int64_t c = (int64_t)task.group0 * k; c < (int64_t)task.group1 * k; c++) pool[n * channels + c] = 0;
   const int64_t count = task.tile1 - task.tile0, blocks = (count + block - 1) / block;
   for (int group = task.group0; group < task.group1; group++) {
