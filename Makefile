@@ -3,7 +3,7 @@
 # make test-oldest   the wheel, built once by .venv, tested under the oldest supported torch in .venv-oldest
 # make test-isa      the op tests once for each instruction set that this CPU can run
 # make sanitize      the op tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer
-# make gpu-check     on a machine with a card: builds, GPU tests, memcheck, times into benchmarks/results/<card>/, within 8 minutes
+# make gpu-check     on a machine with a card: builds, GPU tests, sanitizer, times and goals into benchmarks/results/<card>/, within 8 minutes
 # make gpu-tune      on a machine with a card: measures better configurations for it, within 8 minutes; goes on where it stopped
 # make build         rebuild what changed in csrc
 # make wheel         dist/regnet_kernels-*.whl
@@ -49,13 +49,15 @@ sanitize: $(VENV)/.test
 	REGNET_KERNELS_EXTENSION_DIR=$(SANITIZED)/regnet_kernels \
 	$(PY) -m pytest -q --capture=sys -m "kernels and not compiles" tests/test_ops.py $(ARGS)
 
-# Installs nothing that is not missing, so that it works without a network in an environment that has torch and Triton.
+# Install nothing, so that they work without a network: in .venv, or with PYTHON in an environment that has torch and Triton. gpu_check
+# builds by itself, within its eight minutes.
+GPU_PY = $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+
 gpu-check:
-	$(PY) setup.py -q build_native --inplace
-	$(PY) -m benchmarks.gpu_check $(ARGS)
+	PYTHONPATH="python:$$PYTHONPATH" $(GPU_PY) -m benchmarks.gpu_check $(ARGS)
 
 gpu-tune:
-	$(PY) -m benchmarks.gpu_tune --minutes 8 $(ARGS)
+	PYTHONPATH="python:$$PYTHONPATH" $(GPU_PY) -m benchmarks.gpu_tune --minutes 8 $(ARGS)
 
 build: $(VENV)/.installed
 	$(PY) setup.py -q build_native --inplace

@@ -60,7 +60,7 @@ def parse():
 
 def compile_all(names, args):
     """([Inspected], {kernel hash: set of models}) of each distinct kernel."""
-    from regnet_kernels.backends.triton import kernels
+    from regnet_kernels.backends import gpu
     from regnet_kernels.backends.triton.machine import Machine
     from regnet_kernels.testing.triton_dry_run import dry_run, inspect_kernel
 
@@ -73,7 +73,7 @@ def compile_all(names, args):
             packed = plain_network(name, DTYPES[dtype])
             image = torch.empty((batch, 3, 224, 224), dtype=DTYPES[dtype], device="meta")
             with dry_run(Machine(arch, MULTIPROCESSORS[arch])) as launches:
-                kernels().network(image, packed.weights, packed.params, packed.program)
+                gpu.run(image, packed.weights, packed.params, packed.program, layers="triton")
             for launch in launches:
                 key = arch, launch.kernel.metadata.hash
                 uses[key].add(name)

@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .backends import cpu, cuda, eager, triton
-from .problem import Problem
+from .backends import cpu, cuda, eager, gpu, triton
+from .problem import BackendError, Problem
 
-BACKENDS = {backend.NAME: backend for backend in (cuda, triton, cpu, eager)}  # in the order of preference
+BACKENDS = {backend.NAME: backend for backend in (gpu, cuda, triton, cpu, eager)}  # in the order of preference
 
 # op name -> the function that turns the public function's arguments into a Problem; filled by the ops' modules
 _DESCRIBE: dict[str, Callable[..., Problem]] = {}
 
 
-class BackendError(RuntimeError):
-    """A forced backend cannot run the problem, or the kernels are set up so that they refuse to run."""
-
-
 @dataclass(frozen=True)
 class Explanation:
-    """problem: what was asked; chosen: the backend that runs it; reasons: why each other one does not."""
+    """problem: what was asked; chosen: the backend that runs it; reasons: why each other one does not; layers: of a network on a
+    GPU, what runs each of its layers (backends/gpu)."""
 
     problem: Problem
     chosen: str
     reasons: dict[str, str]
+    layers: tuple[gpu.Explained, ...] = ()
 
     def __str__(self) -> str:
         problem = self.problem
         lines = [f"{problem.op} on {problem.device} in {str(problem.dtype).removeprefix('torch.')}: {self.chosen}"]
         lines += [f"  {name}: {reason}" for name, reason in self.reasons.items() if name != self.chosen]
+        lines += [f"  {line}" for line in gpu.table(self.layers)]
         return "\n".join(lines)
 
 
@@ -48,22 +47,22 @@ def choose(problem: Problem, backend: str | None = None) -> str:
     if problem.device.type == "cpu" and cpu.misconfigured():
         raise BackendError(f"{problem.op}: {cpu.misconfigured()}")
     for name, candidate in BACKENDS.items():
-        if not candidate.why_not(problem) and not _on_request(name, problem):
+        if not candidate.why_not(problem) and not _on_request(name, problem) and not gpu.passed_over(name, problem):
             return name
     raise AssertionError("the eager backend runs everything")
 
 
 def _on_request(name: str, problem: Problem) -> str:
     """Why a backend that could run `problem` does so only when it is forced, else ""."""
-    interpreted = name == triton.NAME and problem.device.type == "cpu"
-    return "Triton's interpreter is for tests; backend='triton' forces it" if interpreted else ""
+    interpreted = name in (gpu.NAME, triton.NAME) and problem.device.type == "cpu"
+    return f"Triton's interpreter is for tests; backend={name!r} forces it" if interpreted else ""
 
 
 def explain(op: str | Callable, *args, **kwargs) -> Explanation:
     """Which backend would run a public function with these arguments, and why each other one would not.
 
     op: "conv_bn_act", "squeeze_excite", "se_gate", "network" or "bottleneck", or the function itself. The arguments are
-    checked as the function does it, and nothing is computed. Prints as a small table.
+    checked as the function does it, and nothing is computed. Prints as a small table; for a network on a GPU, layer by layer.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     if name not in _DESCRIBE:
@@ -75,8 +74,9 @@ def explain(op: str | Callable, *args, **kwargs) -> Explanation:
     for other, candidate in BACKENDS.items():
         if other != chosen:
             passed_over = f"backend={backend!r} was asked for" if backend else f"{chosen} goes first"
-            reasons[other] = candidate.why_not(problem) or _on_request(other, problem) or passed_over
-    return Explanation(problem, chosen, reasons)
+            reasons[other] = (candidate.why_not(problem) or _on_request(other, problem)
+                              or (not backend and gpu.passed_over(other, problem)) or passed_over)
+    return Explanation(problem, chosen, reasons, gpu.explain(problem, chosen))
 
 
 def describes(name: str) -> Callable:

@@ -18,7 +18,8 @@ For panels see panels.py. float64 blobs (both of them) exist for references and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,13 +27,16 @@ import torch
 from . import winograd
 from .activation import NAMES, activation_code
 from .blobs import BlobNetwork, check_blobs, check_end, step_integers
-from .panels import from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
-from .steps import BlockStep, ConvStep, HeadStep, Step, channels, check_steps
+from .memory import trim
+from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
+from .steps import (BlockStep, ConvStep, HeadStep, Scaled, Step, Weight, channels, check_steps,  # noqa: F401  (Scaled and computed:
+                    computed, rows_of, scaled_weights)  # for regnet, which folds into them)
 
 VERSION = 3
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+AT_A_TIME = 1 << 18  # elements of a weight that are folded and packed together: they stay in the caches
 
 
 class StepSpec(NamedTuple):
@@ -101,20 +105,32 @@ def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, e
     Differentiable with respect to the steps' tensors. Raises ValueError that names the step and tensor that do not fit.
     """
     steps = list(steps)
+    specs = plan_specs(steps, dtype, exact)
+    param_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    device, ends = _device_of(steps), _ends(specs[-1], dtype)
+    weights, params = _Blob(WEIGHTS_ALIGN, dtype, ends[0], device), _Blob(PARAMS_ALIGN, param_dtype, ends[1], device)
+    program = [VERSION, len(steps)]
+    for step, spec in zip(steps, specs):
+        add = {CONV: _pack_conv, BLOCK: _pack_block, HEAD: _pack_head}[spec.kind]
+        add(step, spec, weights, params)
+        program += [*spec, 0, 0]
+        if any(weight.once for weight in scaled_weights(step)):
+            trim()  # of what they were made from
+    return PackedNetwork(weights.values, params.values, program)
+
+
+def plan_specs(steps: list[Step], dtype: torch.dtype, exact: bool = False) -> list[StepSpec]:
+    """The sizes of the steps as `pack_network` packs them. Computes no weight; raises what `pack_network` would raise."""
     if dtype not in PACKED_DTYPES:
         hint = "; float16 is computed as float32, so pack with dtype=torch.float32" if dtype == torch.float16 else ""
         raise ValueError(f"cannot pack for {dtype}; expected torch.float32 or torch.bfloat16{hint}")
     check_steps(steps)
-    param_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    weights, params = _Blob(WEIGHTS_ALIGN, dtype), _Blob(PARAMS_ALIGN, param_dtype)
-    program = [VERSION, len(steps)]
-    for step in steps:
-        spec = _spec(step, weights.size, params.size, dtype, exact)
-        add = {CONV: _pack_conv, BLOCK: _pack_block, HEAD: _pack_head}[spec.kind]
-        add(step, spec, weights, params)
-        program += [*spec, 0, 0]
-    device = _device_of(steps)
-    return PackedNetwork(weights.join(device), params.join(device), program)
+    specs, ends = [], [0, 0]
+    for index, step in enumerate(steps):
+        specs.append(_spec(step, *ends, dtype, exact))
+        _check_spec(specs[-1], index, dtype)
+        ends = _ends(specs[-1], dtype)
+    return specs
 
 
 def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequence[int]) -> list[Step]:
@@ -140,15 +156,12 @@ def check_program(weights: torch.Tensor, params: torch.Tensor, program: Sequence
     """Raises ValueError unless the blobs are 1-D, of fitting dtypes, on one device, and hold all that the program reads."""
     check_blobs(weights, params, PACKED_DTYPES)
     for index, spec in enumerate(program_specs(program)):
-        _check_spec(spec, index)
-        if weights.dtype == torch.bfloat16 and spec.kind != CONV and (spec.c_in % 2 or spec.group_width % 2):
-            raise ValueError(f"step {index} has {spec.c_in} input channels and group width {spec.group_width}; bfloat16 weights are "
-                             "packed in pairs and need even counts: pack with dtype=torch.float32")
-        check_end(index, "weights", weights, _end(spec.weights_offset, _weight_sizes(spec, weights.dtype), WEIGHTS_ALIGN))
-        check_end(index, "params", params, _end(spec.params_offset, spec.param_sections(), PARAMS_ALIGN))
+        _check_spec(spec, index, weights.dtype)
+        for name, blob, end in zip(("weights", "params"), (weights, params), _ends(spec, weights.dtype)):
+            check_end(index, name, blob, end)
 
 
-def _check_spec(spec: StepSpec, index: int) -> None:
+def _check_spec(spec: StepSpec, index: int, dtype: torch.dtype) -> None:
     if min(spec) < 0 or spec.c_in < 1 or spec.stride < 1 or spec.activation >= len(NAMES):
         raise ValueError(f"step {index} of the program is malformed: {spec}")
     divided = {CONV: spec.c_in, BLOCK: spec.c_mid, HEAD: 0}[spec.kind]
@@ -156,25 +169,38 @@ def _check_spec(spec: StepSpec, index: int) -> None:
         raise ValueError(f"step {index} of the program: group width {spec.group_width} does not divide {divided}: {spec}")
     if spec.weights_offset % WEIGHTS_ALIGN or spec.params_offset % PARAMS_ALIGN:
         raise ValueError(f"step {index} of the program has unaligned offsets: {spec}")
+    if dtype == torch.bfloat16 and spec.kind != CONV and (spec.c_in % 2 or spec.group_width % 2):
+        raise ValueError(f"step {index} has {spec.c_in} input channels and group width {spec.group_width}; bfloat16 weights are "
+                         "packed in pairs and need even counts: pack with dtype=torch.float32")
 
 
 class _Blob:
-    """Sections, each zero-filled to the alignment, that become one tensor."""
+    """One tensor of `size` elements, filled section by section, each zero-filled to the alignment."""
 
-    def __init__(self, align: int, dtype: torch.dtype):
-        self.align, self.dtype, self.size, self.parts = align, dtype, 0, []
+    def __init__(self, align: int, dtype: torch.dtype, size: int, device: torch.device):
+        self.align, self.at, self.values = align, 0, torch.empty(size, dtype=dtype, device=device)
+
+    def _room(self, size: int) -> torch.Tensor:
+        start, end = self.at, self.at + size
+        self.at = end + -size % self.align
+        self.values[end:self.at].zero_()
+        return self.values[start:end]
 
     def add(self, section: torch.Tensor) -> None:
-        section = section.to(self.dtype).reshape(-1)
-        fill = -section.numel() % self.align
-        self.parts += [section, section.new_zeros(fill)]
-        self.size += section.numel() + fill
+        self._room(section.numel()).view(section.shape).copy_(section)
 
-    def add_panels(self, matrices: torch.Tensor, pairs: bool = False) -> None:
-        self.add((to_pairs if pairs else to_panels)(matrices.to(self.dtype)))
-
-    def join(self, device: torch.device) -> torch.Tensor:
-        return torch.cat(self.parts) if self.parts else torch.zeros(0, dtype=self.dtype, device=device)
+    def add_panels(self, section: tuple[int, int, int], make: Callable[[int, int], torch.Tensor], pairs: bool = False, unit: int = 1) -> None:
+        """The panels of a (G, O, K) matrix stack. `make(start, stop)` gives some of its matrices, (stop - start, O, K), or for G = 1
+        some rows of the only one, (1, stop - start, K): AT_A_TIME elements or so in each call, whole `unit`s of them, in order."""
+        groups, rows, k = section
+        room, at = self._room(panel_elements(groups, rows, k, self.values.dtype)), 0
+        count, unit, each = (rows, LANES, k) if groups == 1 else (groups, unit, rows * k)
+        together = max(1, AT_A_TIME // (each * unit)) * unit
+        for start in range(0, count, together):
+            matrices = make(start, min(start + together, count)).to(self.values.dtype)
+            size = panel_elements(*matrices.shape, matrices.dtype)
+            (to_pairs if pairs else to_panels)(matrices, room[at:at + size])
+            at += size
 
 
 class _Reader:
@@ -208,36 +234,62 @@ def _spec(step: Step, weights_offset: int, params_offset: int, dtype: torch.dtyp
 
 
 def _pack_conv(step: ConvStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
-    params.add_panels(step.weight.permute(0, 2, 3, 1).reshape(spec.conv_section()))
-    params.add(_bias(step.bias, step.weight, spec.c_out))
+    _add_grouped(params, step.weight, spec.conv_section())
+    params.add(_bias(step.bias, params, spec.c_out))
 
 
 def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
     (a, a_bias), (b, b_bias), (c, c_bias) = step.a, step.b, step.c
-    c_matrix, c_bias = c.flatten(1), _bias(c_bias, c, spec.c_out)
+    c_bias, shortcut = _bias(c_bias, params, spec.c_out), []
     if step.proj is not None:
-        proj, proj_bias = step.proj
-        c_matrix = torch.cat([c_matrix, proj.flatten(1)], dim=1)
-        c_bias = c_bias + _bias(proj_bias, proj, spec.c_out)
-    section_b = spec.weight_sections()[1]
-    weights.add_panels(a.flatten(1)[None])
-    weights.add_panels(b.permute(0, 2, 3, 1).reshape(section_b), packs_pairs(spec.group_width))
-    weights.add_panels(c_matrix[None])
+        shortcut = [step.proj[0]]
+        c_bias = c_bias + _bias(step.proj[1], params, spec.c_out)
+    section_a, section_b, section_c = spec.weight_sections()[:3]
+    _add_dense(weights, section_a, a)
+    b = rows_of(b) if spec.winograd else b  # which reads it twice
+    _add_grouped(weights, b, section_b, packs_pairs(spec.group_width))
+    _add_dense(weights, section_c, c, *shortcut)
     if spec.winograd:
-        weights.add_panels(winograd.transform_weights(b))
-    params.add(_bias(a_bias, a, spec.c_mid))
-    params.add(_bias(b_bias, b, spec.c_mid))
+        weights.add_panels(spec.weight_sections()[3], partial(_transformed, b), unit=36)
+    params.add(_bias(a_bias, params, spec.c_mid))
+    params.add(_bias(b_bias, params, spec.c_mid))
     if step.se is not None:
         w1, b1, w2, b2 = step.se
-        for section in (w1.flatten(1), b1, w2.flatten(1).t(), b2):
+        for section in (rows_of(w1).flatten(1), b1, rows_of(w2).flatten(1).t(), b2):
             params.add(section)
     params.add(c_bias)
 
 
 def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
     if step.weight is not None:
-        weights.add_panels(step.weight[None])
-        params.add(_bias(step.bias, step.weight, spec.c_out))
+        _add_dense(weights, (1, spec.c_out, spec.c_in), step.weight)
+        params.add(_bias(step.bias, params, spec.c_out))
+
+
+def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight) -> None:
+    """The panels of one matrix, whose columns are those of `matrices` side by side."""
+    def make(start: int, stop: int) -> torch.Tensor:
+        parts = [rows_of(matrix, start, stop).flatten(1) for matrix in matrices]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
+
+    blob.add_panels(section, make)
+
+
+def _transformed(weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Matrices start .. stop - 1, 36 a group, of a 3x3 weight in Winograd's form."""
+    width = weight.shape[1]
+    return winograd.transform_weights(weight[start // 36 * width:stop // 36 * width])
+
+
+def _add_grouped(blob: _Blob, weight: Weight, section: tuple[int, int, int], pairs: bool = False) -> None:
+    """The panels of a convolution's weight (O, C / groups, k, k), K ordered (kh, kw, ci)."""
+    groups, rows, k = section
+    def make(start: int, stop: int) -> torch.Tensor:
+        each = 1 if groups == 1 else rows
+        part = rows_of(weight, start * each, stop * each).permute(0, 2, 3, 1)
+        return part.reshape(-1, rows, k) if groups > 1 else part.reshape(1, -1, k)
+
+    blob.add_panels(section, make, pairs)
 
 
 def _unpack_conv(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -> ConvStep:
@@ -273,8 +325,8 @@ def _unpack_head(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) ->
     return HeadStep(weight, _Reader(params, spec.params_offset, PARAMS_ALIGN).take(spec.c_out), spec.c_in)
 
 
-def _bias(bias: torch.Tensor | None, weight: torch.Tensor, size: int) -> torch.Tensor:
-    return weight.new_zeros(size) if bias is None else bias
+def _bias(bias: torch.Tensor | None, blob: _Blob, size: int) -> torch.Tensor:
+    return blob.values.new_zeros(size) if bias is None else bias
 
 
 def _device_of(steps: list[Step]) -> torch.device:
@@ -289,5 +341,8 @@ def _weight_sizes(spec: StepSpec, dtype: torch.dtype) -> list[int]:
     return [panel_elements(*section, dtype) for section in spec.weight_sections()]
 
 
-def _end(offset: int, sizes: list[int], align: int) -> int:
-    return offset + sum(size + -size % align for size in sizes)
+def _ends(spec: StepSpec, dtype: torch.dtype) -> list[int]:
+    """Where its sections end in the weights and in the params, each filled up."""
+    weights = sum(size + -size % WEIGHTS_ALIGN for size in _weight_sizes(spec, dtype))
+    params = sum(size + -size % PARAMS_ALIGN for size in spec.param_sections())
+    return [spec.weights_offset + weights, spec.params_offset + params]

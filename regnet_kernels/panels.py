@@ -33,11 +33,15 @@ def packs_pairs(group_width: int) -> bool:
     return group_width % PAIR_LANES == 0 and (group_width <= 16 or (group_width % LANES != 0 and group_width < 64))
 
 
-def to_pairs(m: torch.Tensor) -> torch.Tensor:
-    """m: (G, O, K), O and K multiples of 8 -> 1-D, panels of 8 lanes in pairs of words; as many elements as m has."""
+def to_pairs(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+    """m: (G, O, K), O and K multiples of 8 -> 1-D, panels of 8 lanes in pairs of words; as many elements as m has. Written into
+    `into` where that is given."""
     groups, rows, k = m.shape
     pair = 2 * _step(m.dtype)
-    return m.reshape(groups, rows // PAIR_LANES, PAIR_LANES, k // pair, pair).transpose(2, 3).reshape(-1)
+    into = m.new_empty(m.numel()) if into is None else into
+    m = m.reshape(groups, rows // PAIR_LANES, PAIR_LANES, k // pair, pair)
+    into.view(groups, rows // PAIR_LANES, k // pair, PAIR_LANES, pair).copy_(m.transpose(2, 3))
+    return into
 
 
 def from_pairs(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tensor:
@@ -46,16 +50,22 @@ def from_pairs(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tens
     return flat.reshape(groups, rows // PAIR_LANES, k // pair, PAIR_LANES, pair).transpose(2, 3).reshape(groups, rows, k)
 
 
-def to_panels(m: torch.Tensor) -> torch.Tensor:
-    """m: (G, O, K) -> 1-D panels of the same dtype; group after group, panel after panel, without gaps."""
+def to_panels(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+    """m: (G, O, K) -> 1-D panels of the same dtype; group after group, panel after panel, without gaps. Written into `into` where
+    that is given."""
     groups, rows, k = m.shape
     step = _step(m.dtype)
-    m = F.pad(m, (0, k % step, 0, padded_rows(rows) - rows))
-    parts = []
+    into = m.new_empty(panel_elements(groups, rows, k, m.dtype)) if into is None else into
+    flat, offset, words = into.view(groups, -1), 0, (k + k % step) // step
     for start, count, width in _runs(rows):
-        part = m[:, start:start + count * width].reshape(groups, count, width, -1, step)
-        parts.append(part.permute(0, 1, 3, 2, 4).reshape(groups, -1))
-    return torch.cat(parts, dim=1).reshape(-1)
+        size = count * width * words * step
+        part = m[:, start:start + count * width]
+        if part.shape[1] < count * width or k % step:
+            part = F.pad(part, (0, k % step, 0, count * width - part.shape[1]))
+        panels = flat[:, offset:offset + size].view(groups, count, words, width, step)
+        panels.copy_(part.reshape(groups, count, width, words, step).transpose(2, 3))
+        offset += size
+    return into
 
 
 def from_panels(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tensor:

@@ -101,20 +101,23 @@ class PlainNetwork(BlobNetwork):
 
 
 def why_not(steps: Sequence[Step]) -> str:
-    """Why steps have no plain form, "" if they have: the kernels load 8 channels at once."""
+    """Why steps have no plain form, "" if they have."""
     for index, step in enumerate(steps):
         where = f"step {index} ({type(step).__name__})"
         if isinstance(step, ConvStep) and step.groups != 1:
             return f"{where} has {step.groups} groups; convolutions outside of blocks must be dense"
-        if isinstance(step, BlockStep):
-            counts = {"input": step.a[0].shape[1], "inner": step.a[0].shape[0], "output": step.c[0].shape[0], "group": step.group_width}
-            for name, count in counts.items():
-                if count % 8:
-                    return f"{where} has {count} {name} channels; they must be multiples of 8"
-            if step.stride not in (1, 2):
-                return f"{where} has stride {step.stride}; it must be 1 or 2"
-        if isinstance(step, HeadStep) and channels(step)[0] % 8:
-            return f"{where} takes {channels(step)[0]} channels; they must be a multiple of 8"
+        if isinstance(step, BlockStep) and step.stride not in (1, 2):
+            return f"{where} has stride {step.stride}; it must be 1 or 2"
+    return ""
+
+
+def why_not_by_8(specs: Sequence[PlainSpec]) -> str:
+    """Why kernels that load 8 channels at once cannot run all of a program, "" if they can."""
+    for index, spec in enumerate(specs):
+        counts = {"input": spec.c_in, "inner": spec.c_mid, "output": spec.c_out, "group": spec.group_width} if spec.kind == BLOCK else {}
+        for name, count in (counts if spec.kind != HEAD else {"input": spec.c_in}).items():
+            if count % 8:
+                return f"step {index} has {count} {name} channels; they must be multiples of 8 for every layer to be Triton's"
     return ""
 
 
@@ -187,9 +190,8 @@ def _check_spec(spec: PlainSpec, index: int) -> None:
     if (spec.kind not in (CONV, BLOCK, HEAD) or min(spec) < 0 or spec.c_in < 1 or spec.stride < 1 or spec.activation >= len(NAMES)
             or (spec.kind != HEAD and spec.c_out < 1) or spec.weights_offset % WEIGHTS_ALIGN or spec.params_offset % PARAMS_ALIGN):
         raise ValueError(f"step {index} of the program is malformed: {spec}")
-    if spec.kind == BLOCK and (spec.group_width < 8 or spec.c_mid % spec.group_width
-                               or any(count % 8 for count in (spec.c_in, spec.c_mid, spec.c_out, spec.group_width))):
-        raise ValueError(f"step {index} of the program: channels that are no multiples of 8, or of the group width: {spec}")
+    if spec.kind == BLOCK and (spec.group_width < 1 or spec.c_mid < 1 or spec.c_mid % spec.group_width):
+        raise ValueError(f"step {index} of the program: inner channels that are no multiple of the group width: {spec}")
 
 
 def _spec(step: Step, weights_offset: int, params_offset: int) -> PlainSpec:

@@ -1,25 +1,55 @@
 """The steps of a packed network as folded, plain tensors: what `pack_network` takes and `unpack_network` gives back.
 
 Letters: C input channels, O output channels, M inner width of a block, g group width, S squeeze width, k kernel side.
-"Folded" means that the BatchNorm's scale is in the weight and its shift is in the bias. A bias may be None for zeros.
+"Folded" means that the BatchNorm's scale is in the weight and its shift is in the bias. A bias may be None for zeros. A weight may be
+`Scaled`: folded while it is packed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from .activation import activation_code
 
-Pair = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class Scaled:
+    """A weight that is computed while it is packed, a few rows at a time: source (O, ...) times scale (O,), in float64.
+
+    It may stand for any weight of a step, so that a network's folded weights are never in memory as a whole. scale None: `source`
+    as it is. With `once` set it lets its source go when the last row has been taken.
+    """
+
+    def __init__(self, source: torch.Tensor, scale: torch.Tensor | None = None):
+        self.source, self.scale, self.once = source, scale, False
+        self.shape, self.device = source.shape, source.device
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows start .. stop - 1 as a tensor. Raises RuntimeError when the source was let go."""
+        if self.source is None:
+            raise RuntimeError("this weight was packed and let go; fold the model anew")
+        part = self.source[start:stop]
+        if self.scale is not None:
+            part = part.double() * self.scale[start:stop].view(-1, *[1] * (self.dim() - 1))
+        if self.once and stop == self.shape[0]:
+            self.source = None
+        return part
+
+
+Weight = torch.Tensor | Scaled
+Pair = tuple[Weight, torch.Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
 class ConvStep:
     """y = act(conv(x) + bias). weight: (O, C/groups, k, k), bias: (O,). Computed in float32: meant for the stem."""
 
-    weight: torch.Tensor
+    weight: Weight
     bias: torch.Tensor | None
     stride: int = 1
     padding: int = 0
@@ -40,7 +70,7 @@ class BlockStep:
     b: Pair
     c: Pair
     proj: Pair | None = None
-    se: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    se: tuple[Weight, torch.Tensor, Weight, torch.Tensor] | None = None
     stride: int = 1
     group_width: int = 1
     activation: str | int = "relu"
@@ -50,12 +80,33 @@ class BlockStep:
 class HeadStep:
     """Global average pool and a fully connected layer: weight (O, C), bias (O,). weight None: pool and flatten only."""
 
-    weight: torch.Tensor | None
+    weight: Weight | None
     bias: torch.Tensor | None
     c_in: int | None = None
 
 
 Step = ConvStep | BlockStep | HeadStep
+
+
+def rows_of(weight: Weight, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Rows start .. stop - 1 (all of them) of a weight as a tensor."""
+    return weight.rows(start, weight.shape[0] if stop is None else stop) if isinstance(weight, Scaled) else weight[start:stop]
+
+
+def scaled_weights(step: Step) -> list[Scaled]:
+    """The weights of a step that are still to be computed."""
+    pairs = [step.a, step.b, step.c, step.proj or (), step.se or ()] if isinstance(step, BlockStep) else [(step.weight,)]
+    return [weight for pair in pairs for weight in pair if isinstance(weight, Scaled)]
+
+
+def computed(step: Step) -> Step:
+    """The step with all of its weights as tensors."""
+    def whole(value):
+        if isinstance(value, tuple):
+            return tuple(map(whole, value))
+        return rows_of(value) if isinstance(value, Scaled) else value
+
+    return replace(step, **{field.name: whole(getattr(step, field.name)) for field in fields(step)})
 
 
 def channels(step: Step) -> tuple[int, int]:
@@ -158,8 +209,8 @@ def _pointwise(pair: Pair, where: str, name: str, c_in: int | None = None, c_out
 
 
 def _expect(tensor: torch.Tensor, where: str, name: str, dims: int) -> None:
-    if not isinstance(tensor, torch.Tensor) or tensor.dim() != dims:
-        got = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+    if not isinstance(tensor, Weight) or tensor.dim() != dims:
+        got = tuple(tensor.shape) if isinstance(tensor, Weight) else type(tensor).__name__
         raise ValueError(f"{where}: {name} is {got}; expected a tensor of {dims} dimensions")
 
 

@@ -55,7 +55,7 @@ class Doubled(nn.Module):
         return 2 * self.block(x)
 
 
-def assert_close(found, expected) -> None:
+def assert_close(found, expected, tolerance: float = 1e-5) -> None:
     """Equal structure, and values equal to 1e-5 of the largest: float32 through a few dozen convolutions."""
     if isinstance(expected, dict):
         assert list(found) == list(expected)
@@ -63,7 +63,7 @@ def assert_close(found, expected) -> None:
     if isinstance(expected, (list, tuple)):
         assert len(found) == len(expected)
         for pair in zip(found, expected):
-            assert_close(*pair)
+            assert_close(*pair, tolerance)
         return
     assert found.shape == expected.shape and found.dtype == expected.dtype
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))

@@ -11,9 +11,11 @@ import torch
 import regnet
 from regnet.atomic import write_json
 from regnet.bench import machine, peers, plot, results
-from regnet.bench.accuracy import float64_logits, relative_error
+from regnet.bench.compare import compare, load
+from regnet.bench.accuracy import float64_output, relative_error
 from regnet.bench.images import batch_of, find_images, load_images
 from regnet.bench.plan import Budget, Plan
+from regnet.bench.rows import MODEL_COLUMNS, load_rows, model_rows, save_rows
 from regnet.bench.run import run, steps
 from regnet.bench.sources import build_model, canonical_name, source_name
 from regnet.bench.tables import omitted_lines
@@ -102,7 +104,7 @@ def test_random_weights_leave_no_batchnorm_trivial_and_keep_the_activations_in_r
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         assert not norm.training and norm.momentum == 0.1
         assert norm.running_var.std() > 0 and norm.weight.std() > 0 and norm.bias.std() > 0 and (norm.running_var > 0).all()
-    truth = float64_logits(model, photographs)
+    truth = float64_output(model, photographs)
     assert np.isfinite(truth).all() and 1e-3 < truth.std() < 1e3
     again = build_model("regnety_400mf", source, seed=3, calibration=photographs)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
@@ -112,7 +114,7 @@ def test_checkpoint_weights_are_the_ones_that_run(tmp_path, photographs):
     saved = build_model("regnety_400mf", "regnet", seed=5, calibration=photographs)
     torch.save(saved.state_dict(), tmp_path / "weights.pt")
     loaded = build_model("regnety_400mf", "timm", checkpoint=tmp_path / "weights.pt")
-    assert np.array_equal(float64_logits(loaded, photographs), float64_logits(saved, photographs))
+    assert np.array_equal(float64_output(loaded, photographs), float64_output(saved, photographs))
 
 
 def test_each_peer_gets_an_untimed_call_and_then_a_block_of_its_own():
@@ -145,12 +147,17 @@ def test_speedups_are_over_the_best_peer_and_means_are_geometric():
 def test_compare_calls_nothing_a_change_that_lies_within_the_spread(tmp_path):
     old = made_up_results([record("ours", 2.0), record("eager", 8.0), record("openvino", 4.0), record("compile", 3.0)])
     new = made_up_results([record("ours", 1.0), record("eager", 9.0), record("openvino", 4.4, spread=0.2), record("onnxruntime", 1.0)])
-    verdicts = {row["peer"]: row["verdict"] for row in results.compare(old, new)}
-    assert verdicts == {"ours": "faster", "eager": "slower", "openvino": "same"}
+    found = compare(model_rows(old), model_rows(new))
+    assert {row["peer"]: row["verdict"] for row in found.rows} == {"ours": "faster", "eager": "slower", "openvino": "same"}
+    assert (found.only_old, found.only_new) == (1, 1) and ("model", "ours", 1, 0.5) in found.means
+    assert found.noise == (pytest.approx(0.02), pytest.approx(0.02)) and not found.differences
+    assert {row["peer"]: row["verdict"] for row in compare(model_rows(old), model_rows(new), 0.2).rows}["eager"] == "same"
     new["machine"]["cores"] = 4
-    assert results.machine_differences(old, new) == ["cores: 2 then, 4 now"]
+    assert compare(model_rows(old), model_rows(new)).differences == ["cores: 2 then, 4 now"]
     write_json(tmp_path / "deep" / "old.json", old)
-    assert results.load(tmp_path / "deep" / "old.json") == old
+    assert results.load(tmp_path / "deep" / "old.json") == old and load(tmp_path / "deep" / "old.json") == model_rows(old)
+    save_rows(tmp_path / "old.csv", model_rows(old), MODEL_COLUMNS)
+    assert all(row["verdict"] == "same" and row["ratio"] == 1 for row in compare(load_rows(tmp_path / "old.csv"), model_rows(old)).rows)
     (tmp_path / "other.json").write_text(json.dumps({"schema": "else"}))
     with pytest.raises(ValueError, match="schema 'else', expected 'regnet-bench/1'"):
         results.load(tmp_path / "other.json")
@@ -217,7 +224,7 @@ def test_a_run_records_every_peer_or_the_reason_why_not(monkeypatch):
 def test_installed_runtimes_agree_with_float64(tmp_path, photographs):
     model = build_model("regnetx_400mf", "torchvision", calibration=photographs)
     subject = peers.Subject(model, 1, torch.float32, tmp_path, 64)
-    truth = float64_logits(model, photographs)[:3]
+    truth = float64_output(model, photographs)[:3]
     with torch.inference_mode():
         for name in ("ours", "eager", "channels_last", "onnxruntime", "openvino"):
             peer = peers.PEERS[name]

@@ -52,6 +52,10 @@ def test_list_and_info_as_json(capsys):
         (("bench", "--peers", "tensorrt"), "unknown peer 'tensorrt'"),
         (("bench", "--compare", "nowhere.json"), "no results file at nowhere.json"),
         (("bench", "--plot", "bars.doc"), "unknown suffix '.doc'"),
+        (("bench", "ops", "--models", "resnest_50"), "unknown model 'resnest_50'"),
+        (("bench", "ops", "--peers", "openvino"), "unknown peer 'openvino'"),
+        (("bench", "blocks", "--plot", "roof.doc"), "unknown suffix '.doc'"),
+        (("bench", "ops", "--compare", "nowhere.csv"), "no results file at nowhere.csv"),
         (("convert", "nowhere.pt", "out.pt", "--to", "timm"), "no checkpoint at nowhere.pt"),
     ],
 )  # fmt: skip

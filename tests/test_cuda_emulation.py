@@ -18,9 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import cuda_report
-from regnet_kernels.backends import cuda
+from regnet_kernels import ConvStep, HeadStep, network, pack_plain
+from regnet_kernels.backends import cuda, gpu
+from regnet_kernels.backends.gpu import choice
 from regnet_kernels.ops import squeeze_excite
 from regnet_kernels.problem import Problem
+from regnet_kernels.testing import BlockShape, assert_close_to_oracle, make_block
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATION = ROOT / "tests" / "cuda_emulation"
@@ -56,9 +59,14 @@ def _tensors(images, channels, group_width, height, width, dtype):
     return x, weight, torch.randn(channels)
 
 
+def plain(weight):
+    """(C, group_width, 3, 3) as the kernels and the packed networks have it: (C, 3, 3, group_width)."""
+    return weight.permute(0, 2, 3, 1).contiguous()
+
+
 def _check(kernel, images, channels, group_width, height, width, stride, dtype, activation=1, pool=False, **schedule):
     x, weight, bias = _tensors(images, channels, group_width, height, width, dtype)
-    y, sums, finding = kernel(x, weight, bias, stride, activation, pool, **schedule)
+    y, sums, finding = kernel(x, plain(weight), bias, stride, activation, pool, **schedule)
     assert not finding, finding
     conv = [F.conv2d(a.double(), w.double(), b.double(), stride, 1, 1, channels // group_width)
             for a, w, b in ((x, weight, bias), (x.abs(), weight.abs(), bias.abs()))]
@@ -114,9 +122,9 @@ def test_matches_float64_at_any_shape_under_any_schedule(kernel, data):
 def test_a_group_sees_nothing_of_its_neighbours(kernel, group_width):
     """Infinities and NaNs in group 1 leave the others as they were, to the bit, and come through the ReLU."""
     x, weight, bias = _tensors(1, 3 * group_width, group_width, 9, 9, torch.float16)
-    clean, clean_sums, _ = kernel(x, weight, bias, 1, 1, True)
+    clean, clean_sums, _ = kernel(x, plain(weight), bias, 1, 1, True)
     x[:, group_width, 4, 4], x[:, 2 * group_width - 1, 4, 4] = float("nan"), float("inf")
-    y, sums, finding = kernel(x, weight, bias, 1, 1, True)
+    y, sums, finding = kernel(x, plain(weight), bias, 1, 1, True)
     assert not finding, finding
     others = [slice(0, group_width), slice(2 * group_width, None)]
     assert all(torch.equal(y[:, part], clean[:, part]) and torch.equal(sums[:, :, part], clean_sums[:, :, part]) for part in others)
@@ -176,20 +184,23 @@ def test_the_emulator_finds_mistakes(mistaken_kernels, mistake):
     """In every order of the threads: the checks do not need a lucky schedule."""
     for order in emulated.ORDERS:
         x, weight, bias = _tensors(1, 48, WIDTHS.get(mistake, 24), 13, 19, torch.float16)  # primes: no tile fits
-        _, _, finding = mistaken_kernels[mistake](x, weight, bias, 1, 1, True, order=order)
+        _, _, finding = mistaken_kernels[mistake](x, plain(weight), bias, 1, 1, True, order=order)
         assert re.search(MISTAKES[mistake][1], finding), f"{order}: {finding!r}"
 
 
 # ------------------------------------------------------------------------------------------------ the gate
 
 
-def _gate(kernel, images, tiles, channels, squeeze, **schedule):
-    w1, w2 = torch.randn(squeeze, channels) / channels**0.5, torch.randn(channels, squeeze) / squeeze**0.5
-    args = (torch.randn(images, tiles, channels), w1, torch.randn(squeeze), w2, torch.randn(channels), 7)
+def _gate(kernel, images, tiles, channels, squeeze, dtype=torch.float32, transposed=False, **schedule):
+    """transposed: w2 is (squeeze, channels), as a packed network has it."""
+    w1, w2 = (torch.randn(squeeze, channels) / channels**0.5).to(dtype), (torch.randn(channels, squeeze) / squeeze**0.5).to(dtype)
+    args = (torch.randn(images, tiles, channels), w1, torch.randn(squeeze), w2.t().contiguous() if transposed else w2,
+            torch.randn(channels), 7, transposed)
     gate, finding = kernel.se_gate(*args, **schedule)
     assert not finding, finding
-    sums, *rest = [tensor.double() for tensor in args[:5]]
-    torch.testing.assert_close(gate.double(), squeeze_excite.gate_reference(sums.sum(1), *rest, 7), rtol=0, atol=1e-5)
+    sums, *rest = [tensor.double() for tensor in (*args[:3], w2, args[4])]
+    exact = squeeze_excite.gate_reference(sums.sum(1), *rest, 7)
+    torch.testing.assert_close(gate.double(), exact, rtol=0, atol=1e-5 + UNIT[dtype])  # a gate is below 1
     return args, gate
 
 
@@ -198,23 +209,70 @@ def _gate(kernel, images, tiles, channels, squeeze, **schedule):
 @pytest.mark.parametrize("images, tiles, channels, squeeze, multiprocessors", [
     (1, 25, 48, 8, 132), (2, 7, 104, 12, 132), (5, 2, 208, 26, 4), (9, 1, 440, 110, 1), (1, 1, 3712, 348, 132)])
 def test_gate_matches_float64_at_real_layers(kernel, images, tiles, channels, squeeze, multiprocessors, order, eager_copies):
-    """Stages of Y-400MF and the last one of Y-32GF."""
-    _gate(kernel, images, tiles, channels, squeeze, multiprocessors=multiprocessors, order=order, eager_copies=eager_copies)
+    """Stages of Y-400MF and the last one of Y-32GF, as a single call and as a packed network has them."""
+    schedule = {"multiprocessors": multiprocessors, "order": order, "eager_copies": eager_copies}
+    _gate(kernel, images, tiles, channels, squeeze, **schedule)
+    _gate(kernel, images, tiles, channels, squeeze, emulated.DTYPES[1 + eager_copies], transposed=True, **schedule)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(images=st.integers(1, 20), tiles=st.integers(1, 9), channels=st.integers(1, 100), squeeze=st.integers(1, 40),
-       multiprocessors=st.sampled_from([1, 16, 132]), order=st.sampled_from(emulated.ORDERS))
-def test_gate_matches_float64_at_any_shape(kernel, images, tiles, channels, squeeze, multiprocessors, order):
+       multiprocessors=st.sampled_from([1, 16, 132]), order=st.sampled_from(emulated.ORDERS), dtype=st.sampled_from(emulated.DTYPES),
+       transposed=st.booleans())
+def test_gate_matches_float64_at_any_shape(kernel, images, tiles, channels, squeeze, multiprocessors, order, dtype, transposed):
     """And an image's gate has the same bits in a batch and alone, under any schedule."""
-    (sums, *rest), gate = _gate(kernel, images, tiles, channels, squeeze, multiprocessors=multiprocessors, order=order)
+    (sums, *rest), gate = _gate(kernel, images, tiles, channels, squeeze, dtype, transposed, multiprocessors=multiprocessors, order=order)
     alone, finding = kernel.se_gate(sums[-1:].clone(), *rest, multiprocessors=multiprocessors)
     assert not finding and torch.equal(alone[0], gate[-1])
 
 
+@pytest.fixture
+def emulated_layers(kernel, monkeypatch):
+    """Networks run on CPU tensors: CUDA's layers in the emulator, the others in torch. Yields the shapes of what was emulated."""
+    seen = []
+    implementation = torch.library.Library("regnet_kernels", "IMPL")
+
+    def gconv3x3(x, weight, bias, stride, activation, pool):
+        y, sums, finding = kernel(x, weight, bias, stride, activation, pool, multiprocessors=4)
+        assert not finding, finding
+        seen.append(("grouped", tuple(sums.shape)))
+        return y, sums
+
+    def se_gate(sums, w1, b1, w2, b2, count, transposed):
+        gate, finding = kernel.se_gate(sums, w1, b1, w2, b2, count, transposed, multiprocessors=4)
+        assert not finding, finding
+        seen.append(("gate", tuple(sums.shape)))
+        return gate
+
+    implementation.impl("_gconv3x3_cuda", gconv3x3, "CPU")
+    implementation.impl("_se_gate_cuda", se_gate, "CPU")
+    monkeypatch.setattr(choice, "_why_not_cuda", lambda device: "")
+    yield seen
+    implementation._destroy()
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("grouped, gate", [("cuda", "cuda"), ("cuda", "cudnn"), ("cudnn", "cuda")])
+def test_layers_of_a_network(emulated_layers, dtype, grouped, gate):
+    """Weights are sections of a packed network's blob; the gate takes the partial sums of whichever grouped convolution ran."""
+    torch.manual_seed(0)
+    blocks = [make_block(shape, torch.float32)[1] for shape in (
+        BlockShape(1, 16, 48, 48, 24, 12, 1, True, 1, 1), BlockShape(1, 48, 104, 104, 8, 12, 2, True, 1, 1), BlockShape(1, 104, 80, 104, 80, 26, 1, False, 1, 1))]
+    stem = ConvStep(torch.randn(16, 3, 3, 3) / 4, torch.randn(16), 2, 1, 1, "relu")
+    packed = pack_plain([stem, *blocks, HeadStep(torch.randn(10, 104) / 8, torch.randn(10))], dtype)
+    x = torch.randn(3, 3, 57, 41).to(dtype)
+    y = gpu.run(x, packed.weights, packed.params, packed.program, layers=f"cudnn,grouped={grouped},gate={gate}")
+    exact = network(x.double(), pack_plain(packed.unpack(), torch.float64), backend="eager")
+    assert_close_to_oracle(y, exact, network(x, packed, backend="eager"), what="network")
+    slots = [cuda.tiles(3, 29, 21, 1), cuda.tiles(3, 29, 21, 2), cuda.tiles(3, 15, 11, 1)] if grouped == "cuda" else [1, 1, 1]
+    expected = [(kind, (3, tiles, c)) for tiles, c in zip(slots, (48, 104, 80)) for kind, backend in (("grouped", grouped), ("gate", gate))
+                if backend == "cuda"]
+    assert emulated_layers == expected and (grouped != "cuda" or slots[0] > 1)
+
+
 def test_sums_repeat_to_the_bit_under_every_schedule(kernel):
     x, weight, bias = _tensors(3, 48, 24, 9, 13, torch.bfloat16)
-    found = [kernel(x, weight, bias, 1, 1, True, order=order) for order in emulated.ORDERS]
+    found = [kernel(x, plain(weight), bias, 1, 1, True, order=order) for order in emulated.ORDERS]
     assert all(not finding and torch.equal(y, found[0][0]) and torch.equal(sums, found[0][1]) for y, sums, finding in found)
 
 
@@ -256,7 +314,7 @@ def test_machine_code_meets_the_bars(built):
     wanted, _ = cuda_build.archs(cuda_build.find_nvcc())
     objects = [path for path in built[1] if path.stem != "gconv3x3_half"]  # as bfloat16's; the report looks at both
     found = cuda_report.kernels(objects, wanted, cuobjdump)
-    assert len(found) == len(wanted) * 13  # 8 widths, float32, 4 gates
+    assert len(found) == len(wanted) * 21  # 8 widths, float32, 12 gates
     assert not [reason for kernel in found for reason in kernel.missed()]
 
 
@@ -309,21 +367,22 @@ def test_torch_cuda_arch_list(wanted, expected):
 @pytest.mark.parametrize("images, stride", [(0, 1), (2, 2)])
 def test_fake_kernel_has_exact_strides(dtype, images, stride):
     x = torch.empty(images, 48, 7, 9, dtype=dtype, device="meta")
-    packed = cuda.pack(torch.empty(48, 24, 3, 3, dtype=dtype, device="meta"))
+    weight = torch.empty(48, 3, 3, 24, dtype=dtype, device="meta")
     pool = dtype != torch.float32
-    y, sums = cuda.gconv3x3(x, packed, torch.empty(48, device="meta"), stride, 1, pool)
+    y, sums = cuda.gconv3x3(x, weight, torch.empty(48, device="meta"), stride, 1, pool)
     assert sums.shape == ((images, min(images, 1), 48) if pool else (0,))
     expected = torch.empty(images, 48, 6 // stride + 1, 8 // stride + 1, dtype=dtype, memory_format=torch.channels_last)
     assert (y.shape, y.stride(), y.dtype) == (expected.shape, expected.stride(), dtype)
 
 
 @pytest.mark.parametrize("change, reason", [
-    ({}, ""), ({"device": torch.device("cpu")}, "tensors are on cpu"), ({"op": "squeeze_excite"}, "no CUDA kernel yet"),
+    ({}, ""), ({"device": torch.device("cpu")}, "tensors are on cpu"), ({"op": "squeeze_excite"}, "no CUDA kernel;"),
     ({"dtype": torch.float64}, "float64"), ({"kernel": (1, 1), "padding": 0}, "must be 3x3"), ({"stride": 3}, "stride=3"),
     ({"c_out": 96}, "48 inputs and 96 outputs"), ({"groups": 4}, "group width is 12"), ({"groups": 48}, "group width is 1"),
     ({"residual": True}, "residual"), ({"gate": True}, "gate"), ({"pool": True}, ""),
     ({"pool": True, "dtype": torch.float32}, "16-bit kernels only"), ({"op": "se_gate"}, "sums is torch.float16"),
-    ({"op": "se_gate", "dtype": torch.float32}, ""), ({"op": "se_gate", "dtype": torch.float32, "c_in": 9000}, "9000 channels")])
+    ({"op": "se_gate", "dtype": torch.float32}, ""), ({"op": "se_gate", "dtype": torch.float32, "c_in": 13000}, "13000 channels"),
+    ({"op": "network", "layout": "plain"}, "layers='grouped=cuda,gate=cuda'")])
 def test_why_not(change, reason):
     problem = Problem("conv_bn_act", torch.device("cuda", 0), torch.float16, None, 48, 48, (3, 3), 1, 1, 2, 1)._replace(**change)
     said = cuda.why_not_anywhere(problem)

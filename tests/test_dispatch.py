@@ -46,7 +46,7 @@ def test_explain_says_what_a_forced_backend_raises():
     assert explanation.chosen == "eager"
     assert conv_bn_act(*wide, groups=2).dtype == torch.float64
     assert "conv_bn_act on cpu in float64: eager" in str(explanation)
-    for name in ("cpu", "triton", "cuda"):
+    for name in ("cpu", "triton", "cuda", "gpu"):
         reason = explanation.reasons[name]
         assert reason and f"  {name}: {reason}" in str(explanation)
         with pytest.raises(BackendError, match=re.escape(f"backend={name!r} cannot run conv_bn_act: {reason}")):
@@ -62,15 +62,15 @@ def test_every_op_refuses_a_backend_it_cannot_have():
              "se_gate": lambda **kw: se_gate(X.sum((2, 3)), *se(), 63, **kw), "network": lambda **kw: network(X[:, :3], packed, **kw),
              "bottleneck": lambda **kw: bottleneck(torch.randn(1, 32, 4, 4), packed.slice(1, 3), **kw)}
     for name, call in calls.items():
-        for backend in ("cuda", "triton"):
+        for backend in ("gpu", "cuda", "triton"):
             with pytest.raises(BackendError, match=f"backend='{backend}' cannot run {name}: "):
                 call(backend=backend)
-        with pytest.raises(ValueError, match="backend 'tpu' is unknown; use one of 'cuda', 'triton', 'cpu', 'eager' or None"):
+        with pytest.raises(ValueError, match="backend 'tpu' is unknown; use one of 'gpu', 'cuda', 'triton', 'cpu', 'eager' or None"):
             call(backend="tpu")
         assert torch.isfinite(call(backend="eager")).all()
     with pytest.raises(ValueError, match="explain knows no op 'conv'; use one of bottleneck, conv_bn_act, network"):
         explain("conv", X)
-    assert list(BACKENDS) == ["cuda", "triton", "cpu", "eager"]
+    assert list(BACKENDS) == ["gpu", "cuda", "triton", "cpu", "eager"]
 
 
 @pytest.mark.parametrize("call, error, message", [

@@ -273,6 +273,104 @@ def test_nothing_to_swap_and_bad_arguments(source, fused):
         fused(image().to(torch.uint8))
 
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def photographs(n: int = 2, channels: int = 3) -> torch.Tensor:
+    return torch.randint(0, 256, (n, channels, 65, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+
+
+def normalised(pixels: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
+    return (pixels.double() / 255 - mean) / std
+
+
+UINT8 = {
+    "timm": lambda: timm_model("regnetx_002"),
+    "torchvision": lambda: torchvision_model("regnet_x_400mf"),
+    "own": lambda: own_model("regnety_200mf"),
+    "features": lambda: timm_model(features_only=True, out_indices=(0, 2)),
+    "feature dict": lambda: IntermediateLayerGetter(torchvision_model(), {"stem": 0, "trunk_output": "top"}).eval(),
+    "in part": lambda: leave_alone("wrapped"),
+    "inside a Sequential": lambda: nn.Sequential(nn.Identity(), timm_model("regnetx_002"), nn.Softmax(1)).eval(),
+    "inside a detector": lambda: Detector(torchvision_model()).eval(),
+}
+
+
+@pytest.mark.parametrize("name", UINT8)
+@torch.no_grad()
+def test_uint8_images_are_normalised_on_the_way_in(name):
+    """The oracle is float64: (x / 255 - mean) / std, padded with zeros after that. Borders are part of every map here."""
+    model = UINT8[name]()
+    expected = copy.deepcopy(model).double()(normalised(photographs()))
+    fused = copy.deepcopy(regnet.optimize(model, mean=MEAN, std=STD))
+    for x in (photographs(), photographs().contiguous(memory_format=torch.channels_last), photographs().transpose(2, 3).contiguous().transpose(2, 3)):
+        found = fused(x)
+        assert_close(found, as_float32(expected))
+    assert_close(fused(normalised(photographs()).float()), found)  # floating images come normalised
+    lower = regnet.optimize(model, dtype=torch.bfloat16, mean=MEAN, std=STD)(photographs())
+    assert_close(as_float32(lower), as_float32(expected), 0.03)
+
+
+def as_float32(value):
+    if isinstance(value, torch.Tensor):
+        return value.float()
+    return {key: inner.float() for key, inner in value.items()} if isinstance(value, dict) else [inner.float() for inner in value]
+
+
+@torch.no_grad()
+def test_uint8_networks_are_ordinary_modules(source, fused):
+    x = photographs()
+    taking = regnet.optimize(source, mean=torch.tensor(MEAN), std=list(STD))
+    expected = taking(x)
+    assert set(taking.state_dict()) == set(fused.state_dict()) and "mean=(0.48" in repr(taking)
+    fresh = regnet.optimize(randomise(copy.deepcopy(source), seed=5), mean=MEAN, std=STD)
+    fresh.load_state_dict(fused.state_dict())  # mean and std are the module's own, and not state
+    assert torch.equal(fresh(x), expected) and torch.equal(fused_again(taking)(x), expected)
+    assert torch.equal(taking.forward_head(taking.forward_features(x)), expected)
+    assert torch.equal(copy.deepcopy(taking).bfloat16().float().pixel_scale, taking.pixel_scale)  # numbers of the image, not of the weights
+    assert regnet.optimize(source, backend="eager", mean=MEAN, std=STD)(x).dtype == torch.float32
+    with torch.autocast("cpu"):
+        assert_close(taking(x), expected)
+    assert_close(torch.compile(taking, fullgraph=True)(x), expected)
+    program = torch.export.export(taking, (x,), dynamic_shapes={"x": {0: torch.export.Dim("n")}})
+    assert_close(program.module()(photographs(3)), taking(photographs(3)))
+    assert regnet.optimize(copy.deepcopy(source), inplace=True, mean=MEAN, std=STD)(photographs(0)).shape == (0, 1000)
+    part = regnet.optimize(leave_alone("wrapped"), dtype=torch.float16, mean=MEAN, std=STD)
+    assert part(x).dtype == torch.float32 and part.bfloat16()(x).dtype == torch.bfloat16
+    five = timm_model("regnetx_002", in_chans=5)
+    numbers = (0.1, 0.2, 0.3, 0.4, 0.5), (0.5, 0.4, 0.3, 0.2, 0.1)
+    assert_close(regnet.optimize(five, mean=numbers[0], std=numbers[1])(photographs(channels=5)),
+                 five(normalised(photographs(channels=5), *numbers).float()))
+
+
+def test_uint8_images_that_cannot_be_normalised(source, fused):
+    def given(mean, std, model=source):
+        return regnet.optimize(model, mean=mean, std=std)
+
+    with pytest.raises(SwapError, match=r"torch.uint8; expected floating .*optimize\(model, mean=..., std=...\)"):
+        fused(photographs())
+    with pytest.raises(SwapError, match="torch.int32; expected floating images, .* or uint8 images"):
+        given(MEAN, STD)(photographs().int())
+    with pytest.raises(SwapError, match="torch.uint8"):
+        given(MEAN, STD).forward_head(photographs())
+    for mean, std, reason in ((MEAN, None, "mean is given without std"), (None, STD, "std is given without mean"),
+                              (MEAN, (1.0, 0.0, 1.0), "std holds 0, .* must be positive"), (0.5, 0.5, "mean is 0.5; expected a number for each"),
+                              (MEAN, (1.0, 1.0), "mean has 3 values, std has 2"), ((0.5,), (0.5,), "1 values, the model takes images of 3"),
+                              ((123.675, 116.28, 103.53), (58.4, 57.1, 57.4), "123.675; mean and std are in units of pixel / 255"),
+                              (MEAN, (1.0, float("nan"), 1.0), "finite")):
+        with pytest.raises(SwapError, match=reason):
+            given(mean, std)
+    detector, before = Detector(torchvision_model()).eval(), Detector(torchvision_model()).state_dict()
+    with pytest.raises(SwapError, match="images of 3 channels"):
+        regnet.optimize(detector, mean=(0.5,), std=(0.5,), inplace=True)
+    assert detector.state_dict().keys() == before.keys()  # refused before anything was changed
+    with pytest.raises(SwapError, match="no stem of regnet AnyNet is swapped .*ResNet stem"):
+        given(MEAN, STD, make(AnyNet, any_config(stem_type="resnet")))
+    with pytest.raises(SwapError, match="is a block"):
+        given(MEAN, STD, source.s2.b1)
+
+
 @torch.no_grad()
 def test_forced_backend(source):
     assert_close(regnet.optimize(source, backend="eager")(image()), source(image()))

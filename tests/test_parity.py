@@ -20,6 +20,19 @@ def test_whole_networks_pass(dtype):
         assert [row.kind for row in report.rows] == ["stem"] + ["block"] * (len(report.rows) - 2) + ["logits"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_uint8_images(dtype):
+    model, x = timm_model("regnetx_002"), torch.randint(0, 256, (2, 3, 64, 49), dtype=torch.uint8)
+    fused = regnet.optimize(model, dtype=dtype, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    report = regnet.check_parity(model, fused, x)
+    assert report.passed and report.max_rel_err < 20 * torch.finfo(dtype).eps, str(report)
+    fused.pixel_mean += 30.0  # of 255
+    report = regnet.check_parity(model, fused, x)
+    assert [row.name for row in report.rows if not row.passed] == ["logits"], str(report)
+    with pytest.raises(ParityError, match="made without mean= and std="):
+        regnet.check_parity(model, regnet.optimize(model), x)
+
+
 def test_report_reads_well():
     model = own_model("regnetx_200mf", features_only=True)
     report = regnet.check_parity(model, regnet.optimize(model), image())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from regnet_kernels import ConvStep, HeadStep, pack_plain, testing
+from regnet_kernels.backends import gpu
 from regnet_kernels.backends.triton.machine import Machine, interpreting
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -19,10 +20,9 @@ def compile_network(arch, dtype, batch=64):
     stem = ConvStep(torch.randn(32, 3, 3, 3), torch.randn(32), 2, 1, 1, "relu")
     steps = [stem, block(32, 104, 104, 8, 8, 2, True), block(104, 120, 104, 120, 26, 1, False), HeadStep(torch.randn(10, 104), torch.randn(10))]
     packed = pack_plain(steps, dtype).to("meta")
-    from regnet_kernels.backends.triton import kernels
-
+    image = torch.empty(batch, 3, 64, 64, dtype=dtype, device="meta")
     with dry.dry_run(Machine(arch, 100)) as launches:
-        y = kernels().network(torch.empty(batch, 3, 64, 64, dtype=dtype, device="meta"), packed.weights, packed.params, packed.program)
+        y = gpu.run(image, packed.weights, packed.params, packed.program, layers="triton")
     assert y.shape == (batch, 10)
     return launches
 

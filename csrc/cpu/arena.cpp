@@ -8,6 +8,7 @@
 #include <vector>
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sys/mman.h>
 #endif
 
@@ -25,6 +26,12 @@ Pool& pool() {
   static Pool* p = new Pool;  // never destroyed: a call may end after static destructors ran
   return *p;
 }
+
+#if defined(__linux__)
+// A fork() while another thread holds the mutex would leave it locked in the child for ever: so the fork takes it first.
+[[maybe_unused]] const int watch_forks =
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
+#endif
 
 }  // namespace
 

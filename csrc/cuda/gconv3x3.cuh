@@ -7,6 +7,10 @@
 // up the 16 rows of a product, and the ninth is a product of 8 rows, so that no padding is multiplied (a zero times an
 // infinity of another group would be a NaN). Groups of 8 come in pairs, a unit each (`TILES` == 1).
 //
+// Weights are read as PyTorch's channels_last has them, (C, 3, 3, group_width): the inputs of an output and tap lie
+// together, which is a column of a product's right operand, as the matrix loads want it. The loads take any eight rows,
+// so the order of the outputs (`channel_of`) costs nothing.
+//
 // With plan.conv.pool the tile's sums of the results, before they are rounded, are stored as well: each warp adds its
 // pixels by shuffles, then the warps' sums are added in their order. No atomics: every run gives the same bits.
 #pragma once
@@ -37,6 +41,10 @@ __device__ __forceinline__ int channel_of(int tile, int t) {
   return pairs * 8 + t * 2;
 }
 
+// Where the 8 inputs `half` of 16 of a column lie among the 256 bytes of a tile: four columns fill the 32 banks, and the next
+// four have their halves the other way around, so that the eight rows of a matrix load share no bank.
+__device__ __forceinline__ int place16(int column, int half) { return column * 32 + (half ^ column >> 2) * 16; }
+
 // Byte offsets of the nine taps from a pixel's place in the halo.
 struct Taps {
   int row, column[3];
@@ -48,51 +56,66 @@ struct Product {
   static constexpr int kSums = TILES == 1 ? 2 : TILES;
   float sum[2][kSums][4];  // 2 x 16 pixels, 8 channels each
 
-  // 16 channels of one group; each tap is a product of 16 rows.
+  // 16 channels of one group; each tap is a product of 16 rows. `weights`: see `place16`.
   __device__ __forceinline__ void chunk16(const int (&pixel)[2], const Taps& taps, device::Shared halo,
                                           device::Shared weights, int lane) {
     const device::Shared from = halo + (lane >> 4) * 16;
+    // Matrices: both halves of the inputs for one tile, then for the next.
+    const device::Shared columns = weights + (lane >> 4) * kTileBytes + place16(lane % 8, lane / 8 % 2);
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) {
       uint32_t a[2][4];
       device::load_matrices(a[0], from + pixel[0] + taps[tap]);
       device::load_matrices(a[1], from + pixel[1] + taps[tap]);
-#pragma unroll
-      for (int tile = 0; tile < TILES; ++tile) {
-        uint32_t b[2];
-        device::load_shared_pair(b, weights + (tap * TILES + tile) * kFragmentBytes + lane * 8);
-        device::multiply_k16(Number{}, sum[0][tile], a[0], b);
-        device::multiply_k16(Number{}, sum[1][tile], a[1], b);
-      }
+      multiply_tiles(a, columns + tap * (TILES * kTileBytes), kTileBytes, 0);
     }
   }
 
-  // 8 channels (unit `halo` points to) of one group into the sums [first, first + TILES): taps two by two.
+  // The products of 16 rows with all tiles, whose columns lie `pitch` bytes after each other, into the sums from `first` on.
+  __device__ __forceinline__ void multiply_tiles(const uint32_t (&a)[2][4], device::Shared columns, int pitch, int first) {
+    constexpr int kPaired = TILES < 8 ? TILES / 2 * 2 : 0;  // two tiles a load, where registers allow it
+#pragma unroll
+    for (int tile = 0; tile < kPaired; tile += 2) {
+      uint32_t b[4];
+      device::load_matrices(b, columns + tile * pitch);
+      const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+      device::multiply_k16(Number{}, sum[0][first + tile], a[0], left);
+      device::multiply_k16(Number{}, sum[1][first + tile], a[1], left);
+      device::multiply_k16(Number{}, sum[0][first + tile + 1], a[0], right);
+      device::multiply_k16(Number{}, sum[1][first + tile + 1], a[1], right);
+    }
+#pragma unroll
+    for (int tile = kPaired; tile < TILES; ++tile) {
+      uint32_t b[2];
+      device::load_matrices(b, columns + tile * pitch);
+      device::multiply_k16(Number{}, sum[0][first + tile], a[0], b);
+      device::multiply_k16(Number{}, sum[1][first + tile], a[1], b);
+    }
+  }
+
+  // 8 channels (unit `halo` points to) of one group into the sums [first, first + TILES): taps two by two. `weights`: 16
+  // bytes for each tap, tile and column.
   __device__ __forceinline__ void chunk8(const int (&pixel)[2], const Taps& taps, device::Shared halo,
                                          device::Shared weights, int lane, int first) {
+    // Matrices: both taps of a pair for one tile, then for the next.
+    const device::Shared columns = weights + (lane / 8 % 2 * TILES + (lane >> 4)) * (kTileBytes / 2) + lane % 8 * 16;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const device::Shared from = halo + (lane < 16 ? taps[2 * step] : taps[2 * step + 1]);
       uint32_t a[2][4];
       device::load_matrices(a[0], from + pixel[0]);
       device::load_matrices(a[1], from + pixel[1]);
-#pragma unroll
-      for (int tile = 0; tile < TILES; ++tile) {
-        uint32_t b[2];
-        device::load_shared_pair(b, weights + (step * TILES + tile) * kFragmentBytes + lane * 8);
-        device::multiply_k16(Number{}, sum[0][first + tile], a[0], b);
-        device::multiply_k16(Number{}, sum[1][first + tile], a[1], b);
-      }
+      multiply_tiles(a, columns + 2 * step * (TILES * kTileBytes / 2), kTileBytes / 2, first);
     }
     uint32_t a[2][2];
     device::load_matrices(a[0], halo + taps[8] + pixel[0]);
     device::load_matrices(a[1], halo + taps[8] + pixel[1]);
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile) {
-      uint32_t b[2];
-      device::load_shared_pair(b, weights + (4 * TILES + tile) * kFragmentBytes + lane * 8);
-      device::multiply_k8(Number{}, sum[0][first + tile], a[0], b[0]);
-      device::multiply_k8(Number{}, sum[1][first + tile], a[1], b[0]);
+      uint32_t b[2];  // of the last two taps
+      device::load_matrices(b, columns + (7 * TILES + tile) * (kTileBytes / 2));
+      device::multiply_k8(Number{}, sum[0][first + tile], a[0], b[1]);
+      device::multiply_k8(Number{}, sum[1][first + tile], a[1], b[1]);
     }
   }
 
@@ -217,7 +240,8 @@ __device__ __forceinline__ void make_halo_table(const GroupedConvPlan& plan, dev
   }
 }
 
-// x (N, H, W, C), y (N, Ho, Wo, C), bias (C), sums (N, tiles_down * tiles_across, C) if pooled; weight: packed, see `pack` in regnet_kernels/backends/cuda.py. All 16-byte aligned, N > 0.
+// x (N, H, W, C), weight (C, 3, 3, group_width), bias (C), y (N, Ho, Wo, C), sums (N, tiles_down * tiles_across, C) if
+// pooled. All 16-byte aligned, N > 0.
 // Grid: plan.grid_x tiles of pixels, plan.grid_y slices of channels; kThreads threads; plan.shared_bytes.
 template <class Number, int TILES>
 __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, ptxas stops at 64 or 128 registers and spills
@@ -250,6 +274,7 @@ __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, p
     const int group = group_of(item), chunk = chunk_of(item);
     const int here = PAIRED ? min(2, first_group + group_count - group) : min(2, units - chunk * 2);
     const uint16_t* const channels = x + group * conv.group_width + chunk * 16;
+#pragma unroll(TILES < 8 ? 4 : 2)
     for (int i = thread; i < plan.halo_pixels * 2; i += kThreads) {
       const int place = i / 2, unit = i % 2;
       if (unit >= here) continue;
@@ -257,11 +282,33 @@ __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, p
       const uint16_t* const from = pixel < 0 ? x : channels + static_cast<size_t>(pixel) * conv.channels + unit * 8;
       device::copy_async(halo + place * kPixelPitch + unit * 16, from, pixel >= 0);
     }
-    const int fragments = PAIRED ? here * 5 : (here == 2 ? 9 : 5) * TILES;
-    const uint16_t* const packed =
-        weight + static_cast<size_t>(group * plan.parts + part) * plan.part_elements + chunk * (9 * TILES * kFragmentBytes / 2);
-    for (int i = thread; i < fragments * (kFragmentBytes / 16); i += kThreads) {
-      device::copy_async(weights + i * 16, packed + i * 8, true);
+    const int row = 9 * conv.group_width;  // weights of an output
+    const int first = (group * conv.group_width + part * (TILES * 8)) * row + chunk * 16;  // fits: see launch_gconv3x3
+    const int outputs = conv.group_width - part * (TILES * 8);  // of the part, if it is the last
+    if constexpr (PAIRED) {
+#pragma unroll 1
+      for (int i = thread / 8; i < here * 9; i += kThreads / 8) {
+        const int column = thread % 8, tap = i % 9;
+        device::copy_async(weights + i * (kTileBytes / 2) + column * 16, weight + (first + (i / 9 * 8 + column) * row + tap * 8), true);
+      }
+    } else if (here == 2) {
+      const int column = thread / 2 % 8, unit = thread % 2;
+#pragma unroll 1
+      for (int i = thread / 16; i < 9 * TILES; i += kThreads / 16) {
+        const int output = channel_of<TILES>(i % TILES, column / 2) + column % 2, tap = i / TILES;
+        const bool valid = output < outputs;
+        device::copy_async(weights + i * kTileBytes + place16(column, unit),
+                           weight + (valid ? first + output * row + tap * conv.group_width + unit * 8 : 0), valid);
+      }
+    } else {
+      const int column = thread % 8;
+#pragma unroll 1
+      for (int i = thread / 8; i < 9 * TILES; i += kThreads / 8) {
+        const int output = channel_of<TILES>(i % TILES, column / 2) + column % 2, tap = i / TILES;
+        const bool valid = output < outputs;
+        device::copy_async(weights + i * (kTileBytes / 2) + column * 16,
+                           weight + (valid ? first + output * row + tap * conv.group_width : 0), valid);
+      }
     }
     device::commit_copies();
   };
@@ -325,7 +372,7 @@ __global__ void __launch_bounds__(kThreads, TILES > 4 ? 3 : 4)  // left alone, p
     if (chunk == 0) product.start(bias + channel, channels, lane);
     if constexpr (PAIRED) {
       product.chunk8(pixel, taps, halo, weights, lane, 0);
-      if (channels > 8) product.chunk8(pixel, taps, halo + 16, weights + 5 * kFragmentBytes, lane, 1);
+      if (channels > 8) product.chunk8(pixel, taps, halo + 16, weights + 9 * (kTileBytes / 2), lane, 1);
     } else if (units - chunk * 2 >= 2) {
       product.chunk16(pixel, taps, halo, weights, lane);
     } else {

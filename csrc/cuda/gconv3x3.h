@@ -3,14 +3,13 @@
 
 #include <cuda_runtime_api.h>
 
+#include "dtype.h"
 #include "gconv3x3_plan.h"
 
 namespace regnet_kernels {
 
-enum class Dtype { float32, float16, bfloat16 };
-
 // Enqueues the kernel for `conv` on `stream` of the current device. x, weight and y hold `dtype`, bias float32; weight
-// is packed (regnet_kernels/backends/cuda.py); sums: float32, (images, tiles, channels), looked at if conv.pool, which
+// is (channels, 3, 3, group_width); sums: float32, (images, tiles, channels), looked at if conv.pool, which
 // float32 does not have (cudaErrorInvalidValue). conv.images == 0 does nothing. Returns what the launch returned.
 cudaError_t launch_gconv3x3(const GroupedConv& conv, Dtype dtype, const void* x, const void* weight, const float* bias,
                             void* y, float* sums, cudaStream_t stream);

@@ -6,9 +6,7 @@ namespace {
 
 cudaError_t launch_float(const GroupedConvPlan& plan, const float* x, const float* weight, const float* bias, float* y,
                          cudaStream_t stream) {
-  const GroupedConv& conv = plan.conv;
-  const long long threads = 1ll * conv.images * plan.out_height * plan.out_width * (conv.channels / 8);
-  const long long blocks = (threads + kThreads - 1) / kThreads;
+  const long long blocks = float_blocks(plan);
   if (blocks > INT_MAX) return cudaErrorInvalidValue;
   gconv3x3_float<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(x, weight, bias, y, plan);
   return cudaGetLastError();
@@ -20,6 +18,7 @@ cudaError_t launch_gconv3x3(const GroupedConv& conv, Dtype dtype, const void* x,
                             void* y, float* sums, cudaStream_t stream) {
   if (conv.pool && dtype == Dtype::float32) return cudaErrorInvalidValue;
   if (conv.images == 0) return cudaSuccess;
+  if (9ll * conv.channels * conv.group_width > INT_MAX) return cudaErrorInvalidValue;
   int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);

@@ -20,7 +20,7 @@ constexpr int kBlockPixels = 128;  // output pixels of a block: 32 rows of the m
 // A stage of shared memory holds 16 channels (32 bytes) of each halo pixel, at a pitch of 48 bytes: an odd number of
 // 16-byte units, so that the 8 neighbouring pixels which one 8x8 matrix load reads share no bank.
 constexpr int kPixelPitch = 48;
-constexpr int kFragmentBytes = 256;  // a 16 (input) x 8 (output) block of 16-bit weights, in the order of the lanes
+constexpr int kTileBytes = 256;  // a tap's 16 inputs x 8 outputs of 16-bit weights
 // The smallest limit on shared memory a block among compute capabilities 8.0 and newer (8.6, 8.9, 12.0): 99 KB.
 constexpr int kSharedLimit = 101376;
 constexpr int kMaxHaloPixels = 576;  // keeps two stages of the widest weights, and the sums, under that limit
@@ -37,7 +37,6 @@ struct GroupedConvPlan {
   int groups, groups_per_block;
   int parts, tiles;                          // a group's outputs: `parts` blocks of `tiles` * 8 channels
   int chunks;                                // a group's inputs: chunks of 16 channels, the last one of 8 if odd
-  int part_elements;                         // 16-bit numbers of a part's packed weights (`pack` in backends/cuda.py)
   int halo_bytes, stage_bytes, table_bytes, sums_bytes, shared_bytes;
   unsigned grid_x, grid_y;
 };
@@ -48,7 +47,6 @@ inline void plan_channels(GroupedConvPlan& plan) {
   plan.parts = ceil_div(units, 8);
   plan.tiles = ceil_div(units, plan.parts);
   plan.chunks = ceil_div(units, 2);
-  plan.part_elements = (units / 2 * 9 + units % 2 * 5) * plan.tiles * (kFragmentBytes / 2);
 }
 
 // The tile with the least work: the matrix rows that are computed and the halo pixels that are read, over all blocks.
@@ -101,7 +99,7 @@ inline void plan_blocks(GroupedConvPlan& plan, int multiprocessors) {
 
 inline void plan_shared(GroupedConvPlan& plan) {
   const bool paired = plan.tiles == 1;
-  const int weight_bytes = (paired ? 2 * 5 : 9 * plan.tiles) * kFragmentBytes;
+  const int weight_bytes = 9 * plan.tiles * kTileBytes;  // of two groups of 8: half as much each
   const int items = paired ? ceil_div(plan.groups_per_block, 2) : plan.groups_per_block * plan.chunks;
   plan.table_bytes = ceil_div(plan.halo_pixels * 4, 16) * 16;
   plan.halo_bytes = plan.halo_pixels * kPixelPitch;

@@ -5,10 +5,12 @@
 
 namespace regnet_kernels {
 
-// gate (images, channels) from sums (images, tiles, channels); `count` pixels were summed for each channel.
+// gate (images, channels) from sums (images, tiles, channels); `count` pixels were summed for each channel. transposed: the
+// second layer's weights are (squeeze, channels), else (channels, squeeze).
 struct Gate {
   int images, tiles, channels, squeeze;
   float count;
+  int transposed = 0;
 };
 
 constexpr int kGateThreads = 256;

@@ -23,12 +23,12 @@ using regnet_kernels::GroupedConv;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-Dtype dtype_of(const Tensor& x) {
+Dtype dtype_of(const Tensor& x, const char* name) {
   switch (x.scalar_type()) {
     case ScalarType::Float: return Dtype::float32;
     case ScalarType::Half: return Dtype::float16;
     case ScalarType::BFloat16: return Dtype::bfloat16;
-    default: STD_TORCH_CHECK(false, "x must be float32, float16 or bfloat16");
+    default: STD_TORCH_CHECK(false, name, " must be float32, float16 or bfloat16");
   }
 }
 
@@ -59,14 +59,6 @@ Tensor prepared(const Tensor& x) {
   return torch::stable::copy_(copy, x);
 }
 
-int64_t packed_elements(Dtype dtype, int64_t group_width) {
-  if (dtype == Dtype::float32) return 9 * group_width * group_width;
-  regnet_kernels::GroupedConvPlan plan{};
-  plan.conv.channels = plan.conv.group_width = static_cast<int>(group_width);
-  regnet_kernels::plan_channels(plan);
-  return int64_t{plan.parts} * plan.part_elements;
-}
-
 // Returns y and the tiles' sums (N, tiles, C) float32, or of shape (0) without `pool`.
 std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation, bool pool) {
   STD_TORCH_CHECK(x.dim() == 4, "x must be (N, C, H, W), got ", x.dim(), " dimensions");
@@ -79,14 +71,13 @@ std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_
     STD_TORCH_CHECK(other->is_cuda() && other->get_device_index() == x.get_device_index(), "weight and bias must be on the device of x");
     STD_TORCH_CHECK(other->is_contiguous() && aligned(*other), "weight and bias must be contiguous and 16-byte aligned");
   }
-  const Dtype dtype = dtype_of(x);
+  const Dtype dtype = dtype_of(x, "x");
   STD_TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "weight must have the dtype of x");
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) > 0 && channels % weight.size(0) == 0,
-                  "weight must be packed, (groups, elements), with groups dividing ", channels);
-  const int64_t group_width = channels / weight.size(0);
-  STD_TORCH_CHECK(group_width % 8 == 0, "group_width must be a multiple of 8, got ", group_width);
-  STD_TORCH_CHECK(weight.size(1) == packed_elements(dtype, group_width), "a packed group of width ", group_width, " needs ",
-                  packed_elements(dtype, group_width), " elements, got ", weight.size(1));
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 3 && weight.size(2) == 3,
+                  "weight must be (", channels, ", 3, 3, group_width)");
+  const int64_t group_width = weight.size(3);
+  STD_TORCH_CHECK(group_width > 0 && group_width % 8 == 0 && channels % group_width == 0,
+                  "group_width must be a multiple of 8 that divides ", channels, ", got ", group_width);
   STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.numel() == channels, "bias must be float32 of ", channels);
   STD_TORCH_CHECK(!pool || dtype != Dtype::float32, "the sums of a pool are for float16 and bfloat16, x is float32");
 
@@ -112,30 +103,33 @@ std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_
   return {y, sums};
 }
 
-Tensor se_gate(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t count) {
+// w2: (C, S), or (S, C) if `transposed`. The gate has the dtype of w1.
+Tensor se_gate(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t count, bool transposed) {
   STD_TORCH_CHECK(sums.dim() == 3, "sums must be (N, tiles, C), got ", sums.dim(), " dimensions");
   STD_TORCH_CHECK(w1.dim() == 2 && count >= 1, "w1 must be (S, C), count at least 1");
   const int64_t images = sums.size(0), tiles = sums.size(1), channels = sums.size(2), squeeze = w1.size(0);
   STD_TORCH_CHECK(images <= INT32_MAX / 8 && tiles <= INT32_MAX, "sums must have fewer images and tiles");
-  STD_TORCH_CHECK(w1.size(1) == channels && w2.dim() == 2 && w2.size(0) == channels && w2.size(1) == squeeze && b1.numel() == squeeze &&
-                      b2.numel() == channels,
-                  "expected w1 (S, C), b1 (S), w2 (C, S), b2 (C) with C = ", channels, ", S = ", squeeze);
+  STD_TORCH_CHECK(w1.size(1) == channels && w2.dim() == 2 && w2.size(transposed) == channels && w2.size(!transposed) == squeeze &&
+                      b1.numel() == squeeze && b2.numel() == channels,
+                  "expected w1 (S, C), b1 (S), w2 ", transposed ? "(S, C)" : "(C, S)", ", b2 (C) with C = ", channels, ", S = ", squeeze);
   STD_TORCH_CHECK(regnet_kernels::gate_fits(channels, squeeze), channels, " channels and ", squeeze,
                   " hidden units do not fit into shared memory; use backend='triton' or 'eager'");
   for (const Tensor* part : {&sums, &w1, &b1, &w2, &b2}) {
     STD_TORCH_CHECK(part->is_cuda() && part->get_device_index() == sums.get_device_index(), "all tensors must be on the device of sums");
-    STD_TORCH_CHECK(part->scalar_type() == ScalarType::Float && part->is_contiguous(), "all tensors must be float32 and contiguous");
+    STD_TORCH_CHECK(part->is_contiguous(), "all tensors must be contiguous");
+    STD_TORCH_CHECK(part == &w1 || part == &w2 || part->scalar_type() == ScalarType::Float, "sums, b1 and b2 must be float32");
   }
-  STD_TORCH_CHECK(aligned(w1) && aligned(w2), "w1 and w2 must be 16-byte aligned");
+  STD_TORCH_CHECK(w1.scalar_type() == w2.scalar_type(), "w1 and w2 must have one dtype");
+  STD_TORCH_CHECK(aligned(w1) && aligned(w2) && aligned(b2), "w1, w2 and b2 must be 16-byte aligned");
 
   const torch::stable::accelerator::DeviceGuard guard(sums.get_device_index());
   const int64_t shape[] = {images, channels};
-  Tensor gate = torch::stable::empty({shape, 2}, ScalarType::Float, std::nullopt, sums.device(), std::nullopt, std::nullopt);
+  Tensor gate = torch::stable::empty({shape, 2}, w1.scalar_type(), std::nullopt, sums.device(), std::nullopt, std::nullopt);
   const regnet_kernels::Gate size{static_cast<int>(images), static_cast<int>(tiles), static_cast<int>(channels),
-                                  static_cast<int>(squeeze), static_cast<float>(count)};
+                                  static_cast<int>(squeeze), static_cast<float>(count), transposed};
   const cudaError_t error = regnet_kernels::launch_se_gate(
-      size, sums.const_data_ptr<float>(), w1.const_data_ptr<float>(), b1.const_data_ptr<float>(), w2.const_data_ptr<float>(),
-      b2.const_data_ptr<float>(), gate.mutable_data_ptr<float>(), current_stream(sums.get_device_index()));
+      size, dtype_of(w1, "w1"), sums.const_data_ptr<float>(), w1.const_data_ptr(), b1.const_data_ptr<float>(), w2.const_data_ptr(),
+      b2.const_data_ptr<float>(), gate.mutable_data_ptr(), current_stream(sums.get_device_index()));
   STD_TORCH_CHECK(error == cudaSuccess, "the kernel was not launched: ", cudaGetErrorString(error));
   return gate;
 }

@@ -5,7 +5,7 @@ dtype: a fused model is as good as the original when its error is of the same si
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -92,18 +92,21 @@ def check_parity(reference: nn.Module, optimized: nn.Module, x) -> ParityReport:
     reference: the original model (unchanged: use a copy after inplace=True); it is copied to float64 and to the dtype that
         `optimized` computes in, and not touched itself.
     x: an image batch (N, C, H, W), or whatever else the model takes; floating tensors are rounded to that dtype first, so
-        that the rounding of the input counts for neither side.
+        that the rounding of the input counts for neither side. uint8 images where `optimized` takes them (mean=, std=): it gets
+        them as they are, the reference gets them normalised in float64 and rounded like floating ones. The rows of modules stay
+        with floating inputs, so that a fault of normalising shows at the outputs alone.
 
     Each swapped module is compared on its own: it gets the input that the eager model had there, and its truth is the
     float64 module on the same input, so that an error shows where it is made. The last rows compare the outputs of the
-    whole models. Raises ParityError if `optimized` holds no fused module, its module names are not those of `reference`, or
-    x holds no image.
+    whole models. Raises ParityError if `optimized` holds no fused module, its module names are not those of `reference`, x
+    holds no image, or holds uint8 images that `optimized` does not take.
     """
     fused = [module for module in optimized.modules() if isinstance(module, FusedBlocks)]
     if not fused:
         raise ParityError(f"{type(optimized).__name__} holds no fused module; pass what regnet.optimize returned")
     if optimized is reference:
         raise ParityError("reference and optimized are one object; after optimize(..., inplace=True) pass a copy made before")
+    given, x = x, _normalised(x, fused)
     images = _named_tensors(x).values()
     if not images or any(image.numel() == 0 for image in images):
         raise ParityError("x holds no image; parity needs at least one")
@@ -115,10 +118,10 @@ def check_parity(reference: nn.Module, optimized: nn.Module, x) -> ParityReport:
     rows = []
     for name, (what, run) in steps.items():
         if name in inputs:  # a stage beyond the last feature map asked for never runs
-            given, (module, oracle) = inputs[name], (model.get_submodule(name) for model in (eager, exact))
-            rows.append(_row(name, what, run(given), module(given), oracle(given.double()), dtype))
+            seen, (module, oracle) = inputs[name], (model.get_submodule(name) for model in (eager, exact))
+            rows.append(_row(name, what, run(seen), module(seen), oracle(seen.double()), dtype))
     truth, theirs = _named_tensors(exact(_cast(x, torch.float64))), _named_tensors(theirs)
-    ours = _named_tensors(optimized(_cast(x, _input_dtype(optimized, dtype))))
+    ours = _named_tensors(optimized(_cast(_cast(given, dtype), _input_dtype(optimized, dtype))))
     if not truth.keys() == ours.keys() == theirs.keys():
         raise ParityError(f"the outputs differ in structure: {list(truth)} of the reference, {list(ours)} of the optimized model")
     for name, value in truth.items():
@@ -178,13 +181,32 @@ def _named_tensors(value, name: str = "") -> dict[str, Tensor]:
     return {place: tensor for key, inner in items for place, tensor in _named_tensors(inner, f"{name}[{key!r}]").items()}
 
 
+def _normalised(x, fused: Sequence[FusedBlocks]):
+    """x with its uint8 images as the reference takes them, in float64."""
+    pixels = next((part.pixels for part in fused if part.pixels is not None), None)
+
+    def normalise(tensor: Tensor) -> Tensor:
+        if tensor.dtype != torch.uint8:
+            return tensor
+        if pixels is None:
+            raise ParityError("x is torch.uint8, but the optimized model was made without mean= and std=, so it takes floating images only")
+        return pixels.normalise(tensor)
+
+    return _map(normalise, x)
+
+
 def _cast(value, dtype: torch.dtype):
     """`value` with its floating tensors cast."""
+    return _map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, value)
+
+
+def _map(change: Callable[[Tensor], Tensor], value):
+    """`value` with `change` applied to the tensors in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: _cast(inner, dtype) for key, inner in value.items()}
-    return type(value)(_cast(inner, dtype) for inner in value) if isinstance(value, (list, tuple)) else value
+        return {key: _map(change, inner) for key, inner in value.items()}
+    return type(value)(_map(change, inner) for inner in value) if isinstance(value, (list, tuple)) else value
 
 
 def _input_dtype(optimized: nn.Module, dtype: torch.dtype) -> torch.dtype:

@@ -10,6 +10,7 @@ bandwidth and its flops at the card's peak, both from datasheets (CARDS). Nothin
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ def traffic(model: str | AnyNetConfig | RegNetConfig, batch: int, path: str = "o
         raise ValueError(f"path {path!r} is unknown; use one of {', '.join(map(repr, PATHS))}")
     passes, pixels = [], batch * resolution * resolution
     side = resolution
-    for spec in plain_network(model).specs:
+    for spec in _steps(model):
         if spec.kind == CONV:
             out = (side + 2 * spec.padding - spec.kernel) // spec.stride + 1
             conv = Pass(pixels * spec.c_in + spec.kernel**2 * spec.c_in * spec.c_out, batch * out * out * spec.c_out,
@@ -97,6 +98,12 @@ def traffic(model: str | AnyNetConfig | RegNetConfig, batch: int, path: str = "o
                        Pass((batch + spec.c_out) * spec.c_in, batch * spec.c_out, batch * spec.c_in * spec.c_out)]
         pixels = batch * side * side
     return Traffic(tuple(passes), dtype.itemsize)
+
+
+def block_traffic(spec, batch: int, side: int, path: str = "ours", *, dtype: torch.dtype = torch.float16) -> Traffic:
+    """The traffic of one block on maps of side x side. spec: of `plain_network(model).specs`; path: one of PATHS."""
+    out = (side - 1) // spec.stride + 1
+    return Traffic(tuple(_block(spec, batch * side * side, batch * out * out, batch, path)), dtype.itemsize)
 
 
 def _convolution(conv: Pass, path: str) -> list[Pass]:
@@ -125,6 +132,11 @@ def _block(spec, pixels: int, pixels_out: int, batch: int, path: str) -> list[Pa
         return [*passes, Pass(2 * result, result)]
     norms = [Pass(result, result)] * (2 if projection else 1)
     return [*passes, *norms, Pass(2 * result, result), Pass(result, result)]
+
+
+@cache
+def _steps(model: str | AnyNetConfig | RegNetConfig) -> tuple:
+    return plain_network(model).specs
 
 
 def plain_network(model: str | AnyNetConfig | RegNetConfig, dtype: torch.dtype = torch.float16) -> PlainNetwork:

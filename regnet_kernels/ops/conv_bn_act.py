@@ -119,7 +119,8 @@ def _arguments(x, weight, bias=None, stride=1, padding=None, groups=1, activatio
 
 def _problem(x, weight, bias, residual, gate, stride, padding, groups, activation, pool) -> Problem:
     return Problem("conv_bn_act", x.device, x.dtype, None, x.shape[1], weight.shape[0], (weight.shape[2], weight.shape[3]),
-                   stride, padding, groups, activation, residual is not None, gate is not None, pool)
+                   stride, padding, groups, activation, residual is not None, gate is not None, pool,
+                   sizes=(x.shape[0], *x.shape[2:]))
 
 
 @dispatch.describes("conv_bn_act")
@@ -128,12 +129,9 @@ def _describe(x, weight, bias=None, **options) -> Problem:
 
 
 def _on_cuda(*args):
-    """The op on CUDA tensors: the CUDA kernel for the problems that there is one for, then Triton's, plain torch for the rest."""
+    """The op on CUDA tensors."""
     check(*args)
-    problem = _problem(*args)
-    if not cuda.why_not(problem):
-        return cuda.conv_bn_act(*args)
-    return reference(*args) if triton.why_not(problem) else triton.kernels().conv_bn_act(*args)
+    return {"cuda": cuda.conv_bn_act, "triton": _on_triton, "eager": reference}[dispatch.choose(_problem(*args))](*args)
 
 
 def _on_triton(*args):

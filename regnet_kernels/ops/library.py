@@ -12,17 +12,19 @@ from collections.abc import Callable
 import torch
 
 NAMESPACE = "regnet_kernels"
+FORCED = ("triton", "gpu")  # backends whose form of an op is an op of its own
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
-def define(name: str, schema: str, reference: Callable, fake: Callable, autocast: Callable, triton: Callable | None = None) -> None:
+def define(name: str, schema: str, reference: Callable, fake: Callable, autocast: Callable,
+           **backends: Callable) -> None:
     """Define op `name`. reference, fake: called with the schema's arguments. autocast: maps the arguments, and the dtype
-    that autocast asks for, to the arguments to call the op with. triton: the op on the Triton backend, which becomes an op of
-    its own, `_<name>_triton`, for callers who force that backend (on CPU tensors it runs in Triton's interpreter)."""
-    if triton is not None:
-        define(forced(name, "triton"), schema, reference, fake, autocast)
+    that autocast asks for, to the arguments to call the op with. backends: the op on a backend of FORCED, which becomes an op of
+    its own, `_<name>_<backend>`, for callers who force that backend (on CPU tensors it runs in Triton's interpreter)."""
+    for backend, implementation in backends.items():
+        define(forced(name, backend), schema, reference, fake, autocast)
         for key in ("CPU", "CUDA"):
-            LIBRARY.impl(forced(name, "triton"), triton, key)
+            LIBRARY.impl(forced(name, backend), implementation, key)
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
@@ -38,7 +40,7 @@ def forced(name: str, backend: str) -> str:
 
 def call(name: str, backend: str | None) -> Callable:
     """The op `name`, which picks a backend by the device, or its form for a forced backend."""
-    return getattr(torch.ops.regnet_kernels, forced(name, backend) if backend == "triton" else name)
+    return getattr(torch.ops.regnet_kernels, forced(name, backend) if backend in FORCED else name)
 
 
 def autocast_enabled(x: torch.Tensor) -> bool:

@@ -38,7 +38,7 @@ def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Te
     squeeze_excite. Returns (N, C), dtype of sums. Differentiable once.
     """
     args = _gate_arguments(sums, w1, b1, w2, b2, count)
-    if dispatch.choose(_problem("se_gate", sums), backend) == "eager":
+    if dispatch.choose(_gate_problem(*args), backend) == "eager":
         with without_autocast(sums):
             return gate_reference(*args)
     return call("se_gate", backend)(*args)
@@ -128,6 +128,10 @@ def _problem(op, x) -> Problem:
     return Problem(op, x.device, x.dtype, None, x.shape[1], x.shape[1])
 
 
+def _gate_problem(sums, w1, b1, w2, b2, count) -> Problem:
+    return _problem("se_gate", sums)._replace(sizes=(sums.shape[0], 1, count), squeeze=w1.shape[0])
+
+
 @dispatch.describes("squeeze_excite")
 def _describe(x, w1, b1, w2, b2) -> Problem:
     return _problem("squeeze_excite", _arguments(x, w1, b1, w2, b2)[0])
@@ -135,7 +139,7 @@ def _describe(x, w1, b1, w2, b2) -> Problem:
 
 @dispatch.describes("se_gate")
 def _describe_gate(sums, w1, b1, w2, b2, count) -> Problem:
-    return _problem("se_gate", _gate_arguments(sums, w1, b1, w2, b2, count)[0])
+    return _gate_problem(*_gate_arguments(sums, w1, b1, w2, b2, count))
 
 
 def _on_triton(*args):
@@ -154,10 +158,7 @@ def _gate_on_triton(*args):
 
 def _gate_on_cuda(*args):
     check_gate(*args)
-    problem = _problem("se_gate", args[0])
-    if not cuda.why_not(problem):
-        return cuda.se_gate(*args)
-    return gate_reference(*args) if triton.why_not(problem) else _gate_on_triton(*args)
+    return {"cuda": cuda.se_gate, "triton": _gate_on_triton, "eager": gate_reference}[dispatch.choose(_gate_problem(*args))](*args)
 
 
 define("squeeze_excite", "(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> Tensor", reference, _fake, _autocast,

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from .._extension import CUDA
+
 KERNELS = Path(__file__).resolve().parent.parent / "backends/triton"
 # What a kernel computes and how a configuration is turned into its arguments.
 SOURCES = ("pointwise.py", "grouped.py", "direct.py", "gate.py", "epilogue.py", "tiles.py", "shapes.py", "configs.py")
@@ -18,7 +20,8 @@ PROC = Path("/proc/driver/nvidia/version")
 
 
 class Identity(NamedTuple):
-    """card: its name; multiprocessors tell apart slices of one card; kernels: a hash of the sources."""
+    """card: its name; multiprocessors tell apart slices of one card; kernels: a hash of the sources, and one of the CUDA library where
+    it is loaded, since the choice between the two is tuned too."""
 
     card: str
     multiprocessors: int
@@ -41,7 +44,7 @@ def identity(device: torch.device) -> Identity:
 
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
     return Identity(card, machine(device).multiprocessors, driver() if device.type == "cuda" else "none", str(torch.__version__),
-                    triton.__version__, sources_hash(KERNELS))
+                    triton.__version__, "-".join([sources_hash(KERNELS), *library_hash()]))
 
 
 @cache
@@ -52,6 +55,12 @@ def sources_hash(folder: Path) -> str:
         text = (folder / name).read_bytes()
         found.update(f"{name} {len(text)}\n".encode() + text)
     return found.hexdigest()[:16]
+
+
+@cache
+def library_hash() -> tuple[str, ...]:
+    """A hash of the CUDA library, nothing where it is not loaded."""
+    return (hashlib.sha256(Path(CUDA.path).read_bytes()).hexdigest()[:16],) if CUDA.loaded else ()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A launch made again from its shape, on random tensors: what a tuner measures. Imports Triton."""
+"""A layer made again from its shape, on random tensors and on the backend asked for: what a tuner measures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..backends.triton.direct import direct
-from ..backends.triton.gate import se_gate
-from ..backends.triton.grouped import grouped
-from ..backends.triton.pointwise import pointwise
+from ..backends.gpu.network import kernel
 from ..backends.triton.shapes import DirectShape, GateShape, GroupedShape, PointwiseShape, Shape
 
 Call = Callable[[], tuple[torch.Tensor, ...]]
@@ -17,9 +14,9 @@ RELU = 1
 TILE = 64  # pixels of a partial sum that the gate adds up
 
 
-def make(shape: Shape, dtype: torch.dtype, device: torch.device) -> Call:
-    """A function that makes the launch and returns its results: of the grouped convolution the map and the partial sums."""
-    return _MAKERS[type(shape)](shape, _Random(dtype, device))
+def make(shape: Shape, dtype: torch.dtype, device: torch.device, backend: str = "triton") -> Call:
+    """A function that runs the layer and returns its results: of the grouped convolution the map and the partial sums."""
+    return _MAKERS[type(shape)](shape, _Random(dtype, device), kernel(backend, shape.kernel))
 
 
 class _Random:
@@ -40,7 +37,7 @@ class _Random:
         return self(c, dtype=torch.float32)
 
 
-def _pointwise(shape: PointwiseShape, new: _Random) -> Call:
+def _pointwise(shape: PointwiseShape, new: _Random, run: Callable) -> Call:
     n, height, width, k, o, stride, gated, residual, k2, stride2 = shape
     x, w, bias = new.map(n, k, height * stride, width * stride), new(o, k, fan=k), new.bias(o)
     options = {"stride": stride, "activation": RELU}
@@ -51,34 +48,34 @@ def _pointwise(shape: PointwiseShape, new: _Random) -> Call:
     if k2:
         options |= {"shortcut": new.map(n, k2, height * stride2, width * stride2), "w_shortcut": new(o, k2, fan=k2),
                     "shortcut_stride": stride2}
-    return lambda: (pointwise(x, w, bias, **options),)
+    return lambda: (run(x, w, bias, **options),)
 
 
-def _grouped(shape: GroupedShape, new: _Random) -> Call:
+def _grouped(shape: GroupedShape, new: _Random, run: Callable) -> Call:
     n, height, width, c, group_width, stride, pool = shape
     x, w, bias = new.map(n, c, height * stride, width * stride), new(c, 3, 3, group_width, fan=9 * group_width), new.bias(c)
 
     def call():
-        y, sums = grouped(x, w, bias, stride=stride, activation=RELU, pool=bool(pool))
+        y, sums = run(x, w, bias, stride=stride, activation=RELU, pool=bool(pool))
         return (y, sums) if pool else (y,)
 
     return call
 
 
-def _direct(shape: DirectShape, new: _Random) -> Call:
+def _direct(shape: DirectShape, new: _Random, run: Callable) -> Call:
     n, height, width, c, o, side, stride = shape
     padding, depth = (side - 1) // 2, side * side * c
     x = new.map(n, c, *((extent - 1) * stride + side - 2 * padding for extent in (height, width)))
     w, bias = new(o, depth + -depth % 8, fan=depth), new.bias(o)
-    return lambda: (direct(x, w, bias, side, stride=stride, padding=padding, activation=RELU),)
+    return lambda: (run(x, w, bias, side, stride=stride, padding=padding, activation=RELU),)
 
 
-def _gate(shape: GateShape, new: _Random) -> Call:
+def _gate(shape: GateShape, new: _Random, run: Callable) -> Call:
     n, pixels, c, squeeze, transposed = shape
     sums = new(n, -(-pixels // TILE), c, dtype=torch.float32).abs() * TILE
     w1, w2 = new(squeeze, c, fan=c), new(*(squeeze, c) if transposed else (c, squeeze), fan=squeeze)
     b1, b2 = new.bias(squeeze), new.bias(c)
-    return lambda: (se_gate(sums, w1, b1, w2, b2, pixels, transposed=bool(transposed), dtype=w1.dtype),)
+    return lambda: (run(sums, w1, b1, w2, b2, pixels, transposed=bool(transposed)),)
 
 
 _MAKERS = {PointwiseShape: _pointwise, GroupedShape: _grouped, DirectShape: _direct, GateShape: _gate}

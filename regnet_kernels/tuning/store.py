@@ -1,6 +1,7 @@
 """The file of tuned configurations of one identity: read without a lock, written under one, always whole.
 
-    {"format": 1, "identity": {...}, "entries": {"grouped float16 256,56,56,48,8,1,1": {"config": [...], "ms": .., "heuristic_ms": ..}}}
+    {"format": 1, "identity": {...}, "entries": {"grouped float16 256,56,56,48,8,1,1": {"config": [...], "ms": .., "heuristic_ms": ..,
+                                                                "others": {"cuda": .., "cudnn": ..}}}}
 
 The key is kernel, dtype and the numbers of the shape. Writers take the lock beside the file, read what others wrote meanwhile,
 add theirs and replace the file; of two values for a key the later stays.
@@ -23,6 +24,7 @@ from .identities import Identity
 
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
+OTHER_BACKENDS = ("cuda", "cudnn")
 STAGES = {"gate": (7, 5)}  # numbers of a configuration, and the place of `stages`; of the other kernels:
 OTHERS = 5, 4
 
@@ -36,11 +38,13 @@ class LaunchError(TuningError):
 
 
 class Entry(NamedTuple):
-    """config: the numbers of the best configuration, as the kernel's Config holds them; times in milliseconds."""
+    """config: the numbers of Triton's best configuration, as the kernel's Config holds them; others: the times of the other backends
+    that can run the layer; times in milliseconds."""
 
     config: tuple[int, ...]
     ms: float
     heuristic_ms: float
+    others: dict[str, float] = {}
 
 
 Entries = dict[tuple[str, str, tuple[int, ...]], Entry]  # (kernel, dtype, shape) -> Entry
@@ -130,12 +134,14 @@ def _entry(name: str, value) -> tuple[tuple[str, str, tuple[int, ...]], Entry]:
     try:
         kernel, dtype, numbers = name.split(" ")
         shape = tuple(map(int, numbers.split(",")))
-        entry = Entry(tuple(value["config"]), float(value["ms"]), float(value["heuristic_ms"]))
-    except (TypeError, KeyError) as error:
+        others = {name: float(ms) for name, ms in value.get("others", {}).items()}
+        entry = Entry(tuple(value["config"]), float(value["ms"]), float(value["heuristic_ms"]), others)
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"entry {name!r}: {error!r}") from None
     length, stages = STAGES.get(kernel, OTHERS)
     sound = len(entry.config) == length and all(type(number) is int and 0 < number <= 1024 and (at == stages or number & (number - 1) == 0)
                                                 for at, number in enumerate(entry.config))
+    sound = sound and all(name in OTHER_BACKENDS and ms > 0 for name, ms in others.items())
     if kernel not in SHAPES or dtype not in DTYPES or len(shape) != len(SHAPES[kernel]._fields) or not sound:
         raise ValueError(f"entry {name!r} is no configuration of a kernel")
     return (kernel, dtype, shape), entry

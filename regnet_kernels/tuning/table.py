@@ -17,6 +17,7 @@ TRIAL, TUNED, HEURISTIC = "trial", "tuned", "heuristic"
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _tables: dict[int, store.Entries] = {}  # by index of the CUDA device, -1 for the interpreter
 _trials: dict[tuple, tuple[int, ...]] = {}
+_generation = 0
 _watchers: list[list[Choice]] = []
 
 
@@ -78,12 +79,21 @@ def tuned(device: torch.device, shape: Shape, dtype: torch.dtype) -> store.Entry
 def keep(device: torch.device, shape: Shape, dtype: torch.dtype, entry: store.Entry) -> None:
     """On disk and in memory. Raises TuningError where the folder cannot be written."""
     known = identity(device)
+    global _generation
+    _generation += 1
     _tables[_index(device)] = store.merge(store.cache_file(known), known, {store.key(shape, _NAMES[dtype]): entry})
 
 
 def forget() -> None:
     """Read the files again at the next launch: after REGNET_KERNELS_CACHE_DIR changed, or another process tuned."""
+    global _generation
+    _generation += 1
     _tables.clear()
+
+
+def generation() -> int:
+    """A number that changes when another configuration may be the tuned one."""
+    return _generation
 
 
 def _index(device: torch.device) -> int:

@@ -1,4 +1,5 @@
-"""The search for the best configuration of one launch: from the heuristic's, one step at a time, as long as a step helps."""
+"""The search for the best configuration of one launch: from the heuristic's, one step at a time, as long as a step helps; and the
+times of the other backends that can run the layer."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..backends import triton as backend
-from ..backends.triton.machine import machine
+from ..backends.triton.machine import machine, on_device
 from ..backends.triton.shapes import Shape
 from . import table
 from .store import Entry, LaunchError, TuningError
@@ -22,7 +23,8 @@ SHORT_MS = 0.1  # below it the time of a launch is Python's, so it is taken from
 
 
 class Tuned(NamedTuple):
-    """What `tune` found. measured: configurations timed, 0 if the cache knew; failed: those that did not compile, run or agree."""
+    """What `tune` found. config, ms: Triton's best; others: the times of the other backends that can run the layer; measured:
+    configurations and backends timed, 0 if the cache knew; failed: those that did not compile, run or agree."""
 
     shape: Shape
     dtype: torch.dtype
@@ -31,11 +33,13 @@ class Tuned(NamedTuple):
     heuristic_ms: float
     measured: int
     failed: int
+    others: dict[str, float] = {}
 
 
 def tune(shape: Shape, dtype: torch.dtype, device: torch.device | str | None = None, *, timer: Timer | None = None,
          again: bool = False) -> Tuned:
-    """Measure the launch of `shape` and keep its best configuration on disk; what the cache knows is not measured `again`.
+    """Measure the launch of `shape` and keep its best configuration on disk, and the times of other backends for that layer, between
+    which backends/gpu then chooses; what the cache knows is not measured `again`.
 
     dtype: float32, float16 or bfloat16; device: the current card by default; timer: for tests, else triton.testing's on the card.
     A configuration counts only if its results agree with the heuristic's. Raises LaunchError where the heuristic's own configuration
@@ -47,19 +51,19 @@ def tune(shape: Shape, dtype: torch.dtype, device: torch.device | str | None = N
     if reason := backend.why_not_here(device):
         raise TuningError(f"nothing can be tuned here: {reason}")
     from ..backends.triton import configs
-    from ..backends.triton.run import on_device
 
     known = table.tuned(device, shape, dtype)
     if known is not None and not again:
         kind = configs.GateConfig if shape.kernel == "gate" else configs.Config
-        return Tuned(shape, dtype, kind(*known.config), known.ms, known.heuristic_ms, 0, 0)
+        return Tuned(shape, dtype, kind(*known.config), known.ms, known.heuristic_ms, 0, 0, known.others)
     with on_device(torch.empty(0, device=device)), torch.inference_mode():
         found = _search(shape, dtype, device, timer or _CardTimer())
-    table.keep(device, shape, dtype, Entry(tuple(found.config), found.ms, found.heuristic_ms))
+    table.keep(device, shape, dtype, Entry(tuple(found.config), found.ms, found.heuristic_ms, found.others))
     return found
 
 
 def _search(shape: Shape, dtype: torch.dtype, device: torch.device, timer: Timer) -> Tuned:
+    from ..backends.gpu import choice
     from ..backends.triton import configs
     from .launches import make
 
@@ -91,7 +95,19 @@ def _search(shape: Shape, dtype: torch.dtype, device: torch.device, timer: Timer
             break
     if times[best] > (1 - GAIN) * times[start]:
         best = start
-    return Tuned(shape, dtype, best, times[best], times[start], len(times), len(failed))
+    others = {}
+    for name in choice.candidates(shape, dtype, device):
+        if name == "triton":
+            continue
+        try:
+            call = make(shape, dtype, device, name)
+            if not _agree(_results(call()), expected, TOLERANCE[dtype]):
+                raise TuningError("other results than Triton's")
+            others[name] = timer(call)
+        except Exception:
+            failed.add(name)
+            _require_card(device, shape, name)
+    return Tuned(shape, dtype, best, times[best], times[start], len(times) + len(others), len(failed), others)
 
 
 def _results(outputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:

@@ -22,6 +22,7 @@ namespace device {
 
 using Shared = uint32_t;  // an offset in the block's shared memory
 
+struct Single {};
 struct Half {};
 struct BFloat16 {};
 
@@ -77,11 +78,6 @@ inline float shuffle_xor(float value, int mask) {
     }
   });
   return result;
-}
-
-inline void load_shared_pair(uint32_t (&value)[2], Shared from) {
-  const auto pair = load_shared<std::array<uint32_t, 2>>(from);
-  value[0] = pair[0], value[1] = pair[1];
 }
 
 template <int MATRICES>

@@ -5,14 +5,13 @@
 
 #include <string>
 
+#include "dtype.h"
 #include "gconv3x3.cuh"
 #include "gconv3x3_float.cuh"
 #include "gconv3x3_tiles.h"
 #include "se_gate.cuh"
 
 namespace regnet_kernels {
-
-enum class Dtype { float32, float16, bfloat16 };
 
 struct Buffers {
   const void* x;
@@ -53,8 +52,7 @@ inline std::string emulate(const GroupedConv& conv, Dtype dtype, const Buffers& 
     emulator::run(emulator::Launch{grid, kThreads, schedule, regions, findings, std::move(kernel)}, shared_bytes);
   };
   if (dtype == Dtype::float32) {
-    const long long threads = 1ll * conv.images * plan.out_height * plan.out_width * (conv.channels / 8);
-    run({static_cast<unsigned>((threads + kThreads - 1) / kThreads)}, 0, [&] {
+    run({static_cast<unsigned>(float_blocks(plan))}, 0, [&] {
       gconv3x3_float(static_cast<const float*>(buffers.x), static_cast<const float*>(buffers.weight), buffers.bias,
                      static_cast<float*>(buffers.y), plan);
     });
@@ -77,22 +75,44 @@ inline std::string emulate(const GroupedConv& conv, Dtype dtype, const Buffers& 
 }
 
 struct GateBuffers {
-  const float *sums, *w1, *b1, *w2, *b2;
-  float* out;
+  const float* sums;
+  const void* w1;
+  const float* b1;
+  const void* w2;
+  const float* b2;
+  void* out;
 };
 
-inline std::string emulate_gate(const Gate& gate, const GateBuffers& buffers, int multiprocessors, emulator::Schedule schedule) {
+// Calls use(number) with the tag of a dtype.
+template <class Use>
+auto with_number(Dtype dtype, Use&& use) {
+  switch (dtype) {
+    case Dtype::float16: return use(device::Half{});
+    case Dtype::bfloat16: return use(device::BFloat16{});
+    default: return use(device::Single{});
+  }
+}
+
+inline std::string emulate_gate(const Gate& gate, Dtype dtype, const GateBuffers& buffers, int multiprocessors,
+                                emulator::Schedule schedule) {
   const GatePlan plan = plan_se_gate(gate, multiprocessors);
   if (plan.shared_bytes > kGateShared) return "the plan wants " + std::to_string(plan.shared_bytes) + " bytes of shared memory";
-  const size_t n = gate.images, t = gate.tiles, c = gate.channels, s = gate.squeeze;
-  std::vector<uint8_t> stores(n * c * 2);
-  const std::vector<emulator::Region> regions = {region(buffers.sums, n * t * c * 4), region(buffers.w1, s * c * 4), region(buffers.b1, s * 4),
-                                                 region(buffers.w2, c * s * 4), region(buffers.b2, c * 4),
-                                                 region(buffers.out, n * c * 4, &stores)};
+  const size_t n = gate.images, t = gate.tiles, c = gate.channels, s = gate.squeeze, bytes = dtype == Dtype::float32 ? 4 : 2;
+  std::vector<uint8_t> stores(n * c * bytes / 2);
+  const std::vector<emulator::Region> regions = {region(buffers.sums, n * t * c * 4), region(buffers.w1, s * c * bytes), region(buffers.b1, s * 4),
+                                                 region(buffers.w2, c * s * bytes), region(buffers.b2, c * 4),
+                                                 region(buffers.out, n * c * bytes, &stores)};
   emulator::Findings findings;
-  with_gate_images(plan.images, [&](auto images) {
-    const auto kernel = [&] { se_gate<images()>(buffers.sums, buffers.w1, buffers.b1, buffers.w2, buffers.b2, buffers.out, plan); };
-    emulator::run(emulator::Launch{{plan.grid_x, plan.grid_y}, kGateThreads, schedule, regions, findings, kernel}, plan.shared_bytes);
+  with_number(dtype, [&](auto number) {
+    using Weight = Stored<decltype(number)>;
+    with_gate_images(plan.images, [&](auto images) {
+      const auto kernel = [&] {
+        se_gate<decltype(number), images()>(buffers.sums, static_cast<const Weight*>(buffers.w1), buffers.b1,
+                                            static_cast<const Weight*>(buffers.w2), buffers.b2,
+                                            static_cast<Weight*>(buffers.out), plan);
+      };
+      emulator::run(emulator::Launch{{plan.grid_x, plan.grid_y}, kGateThreads, schedule, regions, findings, kernel}, plan.shared_bytes);
+    });
   });
   return findings.any() ? findings.first() : not_once(stores, "gate");
 }

@@ -37,25 +37,25 @@ class EmulatedKernel:
         self._library = ctypes.CDLL(str(library))
 
     def __call__(self, x, weight, bias, stride, activation, pool=False, order="forward", eager_copies=False, multiprocessors=1):
-        """As regnet_kernels.backends.cuda.gconv3x3, with a plain weight (C, group_width, 3, 3). Returns (y, sums, finding): finding
+        """As regnet_kernels.backends.cuda.gconv3x3, with weight (C, 3, 3, group_width). Returns (y, sums, finding): finding
         is "" or the first thing that the emulator has against the kernel; then y and sums are worth nothing."""
         images, channels, height, width = x.shape
         x = x.contiguous(memory_format=torch.channels_last)
-        packed = cuda.pack(weight).contiguous()
+        weight = weight.contiguous()
         shape = (images, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
         y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         sums = torch.empty((images, cuda.tiles(shape[0], height, width, stride), channels) if pool else 0)
-        conv = (ctypes.c_int * 7)(images, height, width, channels, weight.shape[1], stride, activation)
-        finding = self._run("emulate_gconv3x3", conv, DTYPES.index(x.dtype), *_memory(x), *_memory(packed), _memory(bias)[0], *_memory(y),
+        conv = (ctypes.c_int * 7)(images, height, width, channels, weight.shape[3], stride, activation)
+        finding = self._run("emulate_gconv3x3", conv, DTYPES.index(x.dtype), *_memory(x), *_memory(weight), _memory(bias)[0], *_memory(y),
                             *_memory(sums), multiprocessors, ORDERS.index(order), int(eager_copies))
         return y, sums, finding
 
-    def se_gate(self, sums, w1, b1, w2, b2, count, order="forward", eager_copies=False, multiprocessors=1):
+    def se_gate(self, sums, w1, b1, w2, b2, count, transposed=False, order="forward", eager_copies=False, multiprocessors=1):
         """As regnet_kernels.backends.cuda.se_gate. Returns (gate, finding)."""
         images, tiles, channels = sums.shape
-        gate = torch.empty(images, channels)
-        size = (ctypes.c_int * 5)(images, tiles, channels, len(b1), count)
-        finding = self._run("emulate_se_gate", size, *[_memory(tensor)[0] for tensor in (sums, w1, b1, w2, b2, gate)], multiprocessors,
+        gate = torch.empty(images, channels, dtype=w1.dtype)
+        size = (ctypes.c_int * 6)(images, tiles, channels, len(b1), count, int(transposed))
+        finding = self._run("emulate_se_gate", size, DTYPES.index(w1.dtype), *[_memory(tensor)[0] for tensor in (sums, w1, b1, w2, b2, gate)], multiprocessors,
                             ORDERS.index(order), int(eager_copies))
         return gate, finding
 

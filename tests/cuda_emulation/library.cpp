@@ -13,12 +13,12 @@ extern "C" int emulate_gconv3x3(const int* conv, int dtype, const void* x, size_
   return text.empty() ? 0 : 1;
 }
 
-extern "C" int emulate_se_gate(const int* gate, const float* sums, const float* w1, const float* b1, const float* w2, const float* b2,
-                               float* out, int multiprocessors, int order, int eager_copies, char* finding, size_t finding_bytes) {
+extern "C" int emulate_se_gate(const int* gate, int dtype, const float* sums, const void* w1, const float* b1, const void* w2,
+                               const float* b2, void* out, int multiprocessors, int order, int eager_copies, char* finding, size_t finding_bytes) {
   using namespace regnet_kernels;
-  const Gate problem{gate[0], gate[1], gate[2], gate[3], static_cast<float>(gate[4])};
+  const Gate problem{gate[0], gate[1], gate[2], gate[3], static_cast<float>(gate[4]), gate[5]};
   const emulator::Schedule schedule{static_cast<emulator::Order>(order), eager_copies != 0};
-  const std::string text = emulate_gate(problem, {sums, w1, b1, w2, b2, out}, multiprocessors, schedule);
+  const std::string text = emulate_gate(problem, static_cast<Dtype>(dtype), {sums, w1, b1, w2, b2, out}, multiprocessors, schedule);
   std::snprintf(finding, finding_bytes, "%s", text.c_str());
   return text.empty() ? 0 : 1;
 }

@@ -108,6 +108,31 @@ def test_images_beyond_one_launch_grid_row_and_uint8_images():
     assert testing.relative_error(y, exact) < 1e-6
 
 
+@in_each_dtype
+def test_a_network_of_uint8_images(dtype, launches):
+    """Against float64, borders too: the padding is zeros of the normalised image."""
+    x = torch.randint(0, 256, (2, 3, 15, 11), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    mean, scale = torch.tensor([120.0, 115.0, 105.0]), torch.tensor([0.017, 0.018, 0.019])
+    steps = [ConvStep(torch.randn(16, 3, 3, 3) / 4, torch.randn(16), 2, 1, 1, "relu"), HeadStep(torch.randn(10, 16) / 4, torch.randn(10))]
+    packed = pack_plain(steps, dtype)
+    wide = pack_plain(packed.unpack(), torch.float64)
+    normal = (x.double() - mean[:, None, None]) * scale[:, None, None]
+    for count in (1, 2):
+        actual, eager = (network(x, packed.slice(0, count), mean=mean, scale=scale, backend=name) for name in ("triton", "eager"))
+        exact = network(normal, wide.slice(0, count), backend="eager")
+        assert_close_to_oracle(actual, exact, eager, what="uint8")
+    assert launches[0] == "direct_kernel"
+    ops, blobs = torch.ops.regnet_kernels, (packed.weights, packed.params, packed.program)
+    torch.library.opcheck(ops._network_plain_triton, (x, *blobs, mean, scale))
+    for wrong, error in ((dict(mean=mean), "need both"), (dict(mean=mean[:2], scale=scale), r"mean has shape \(2,\)")):
+        with pytest.raises(ValueError, match=error):
+            network(x, packed, backend="triton", **wrong)
+    with pytest.raises(TypeError, match="floating ones come normalised"):
+        ops.network_plain(normal.to(dtype), *blobs, mean, scale)
+    with pytest.raises(ValueError, match="the first step is a block or a head"):
+        network(x[:, :1].expand(2, 16, 15, 11), packed.slice(1, 2), mean=torch.zeros(16), scale=torch.ones(16), backend="triton")
+
+
 def test_the_interpreter_is_only_taken_when_asked_for():
     args, kwargs = make_conv(ConvShape(1, 8, 8, 3, 3, 1), torch.float32)
     explanation = explain("conv_bn_act", *args, **kwargs)
@@ -154,6 +179,9 @@ def test_optimize_for_the_backend():
     fused = regnet.optimize(model, dtype=torch.float16, backend="triton")
     assert fused.weights.dtype == torch.float16 and fused.packed.unpack()[0].weight.dtype == torch.float16
     report = regnet.check_parity(model, fused, torch.randn(1, 3, 32, 32))
+    assert report.passed, str(report)
+    taking = regnet.optimize(model, dtype=torch.float16, backend="triton", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    report = regnet.check_parity(model, taking, torch.randint(0, 256, (1, 3, 31, 32), dtype=torch.uint8))
     assert report.passed, str(report)
     state = regnet.optimize(model).state_dict()  # packed for the CPU
     fused.load_state_dict(state)

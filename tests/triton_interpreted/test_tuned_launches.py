@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from regnet_kernels import ConvStep, HeadStep, network, pack_plain, testing, tuning
+from regnet_kernels.backends.gpu import choice
 from regnet_kernels.backends.triton import configs
 from regnet_kernels.backends.triton.machine import INTERPRETER, Machine, pretend
 from regnet_kernels.backends.triton.shapes import DirectShape, GateShape, GroupedShape, PointwiseShape
@@ -28,12 +29,12 @@ def folder(tmp_path, monkeypatch):
     tuning.forget()
 
 
-def clock(cost):
-    """A timer that asks `cost` about the configuration of the launch."""
+def clock(cost, cudnn=1e6):
+    """A timer that asks `cost` about the configuration of the launch; another backend's takes `cudnn` ms."""
     def time(call):
         with tuning.watch() as seen:
             call()
-        return float(cost(seen[0].config))
+        return float(cost(seen[0].config)) if seen else cudnn
 
     return time
 
@@ -68,7 +69,7 @@ def test_every_configuration_that_is_tried_computes_the_same(shape, monkeypatch)
     monkeypatch.setattr(tuner, "ROUNDS", 1)
     start = configs.heuristic(INTERPRETER, torch.float16, shape)
     found = tuning.tune(shape, torch.float16, CPU, timer=clock(lambda config: 2 - 0.5 * (config != start)))
-    assert found.failed == 0 and found.measured > 3 and found.config != start
+    assert found.failed == 0 and found.measured > 4 and found.config != start
     assert taken(shape) == (found.config, "tuned")
 
 
@@ -83,13 +84,27 @@ def test_a_gain_within_noise_and_a_wrong_result_do_not_count(monkeypatch):
         def call():
             with tuning.watch() as seen:
                 y, = plain(*args)()
-            return (y if seen[0].config == start else y.roll(1, 2),)
+            return (y if seen and seen[0].config == start else y.roll(1, 2),)
 
         return call
 
     monkeypatch.setattr(made, "make", wrong)
     found = tuning.tune(shape, torch.float16, CPU, timer=clock(lambda config: 2 - (config != start)), again=True)
     assert found.config == start and found.measured == 1 and found.failed > 3
+
+
+def test_the_backend_that_was_faster_runs_the_layer():
+    shape = GroupedShape(1, 3, 3, 16, 8)
+    slow, quick = clock(lambda config: 2, cudnn=3.0), clock(lambda config: 2, cudnn=1.0)
+    assert choice.choose(shape, torch.float16, CPU)[:2] == ("triton", "heuristic")
+    for timer, wanted in ((slow, "triton"), (quick, "cudnn"), (clock(lambda config: 2, cudnn=1.99), "triton")):
+        found = tuning.tune(shape, torch.float16, CPU, timer=timer, again=True)
+        assert found.failed == 0 and found.others == {"cudnn": timer(lambda: None)}
+        chosen = choice.choose(shape, torch.float16, CPU)
+        assert chosen[:2] == (wanted, "tuned") and "ms, " in chosen.reasons["cudnn" if wanted == "triton" else "triton"]
+    tuning.forget()  # as a new process
+    assert choice.choose(shape, torch.float16, CPU).source == "tuned"
+    assert choice.choose(shape, torch.float16, CPU, "grouped=triton")[:2] == ("triton", "forced")
 
 
 def test_what_gpu_tune_plans_is_what_a_network_launches():

@@ -12,6 +12,7 @@ namespace device {
 
 using Shared = uint32_t;  // an address in the shared memory window
 
+struct Single {};
 struct Half {};
 struct BFloat16 {};
 
@@ -59,11 +60,6 @@ __device__ __forceinline__ void store_shared_float(Shared to, float value) {
 // The value of lane `lane ^ mask`; all lanes of the warp take part.
 __device__ __forceinline__ float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xFFFFFFFF, value, mask); }
 
-// 8 bytes a lane: the two registers of the weights' operand of `multiply_k16`.
-__device__ __forceinline__ void load_shared_pair(uint32_t (&value)[2], Shared from) {
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(value[0]), "=r"(value[1]) : "r"(from));
-}
-
 // Four (two) 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrices(uint32_t (&value)[4], Shared row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -110,6 +106,10 @@ __device__ __forceinline__ void barrier() { __syncthreads(); }
 REGNET_MULTIPLY(Half, "f16")
 REGNET_MULTIPLY(BFloat16, "bf16")
 #undef REGNET_MULTIPLY
+
+__device__ __forceinline__ float widen(Half, uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+
+__device__ __forceinline__ float widen(BFloat16, uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
 
 // Two float32 rounded to nearest even, `low` in the lower half.
 __device__ __forceinline__ uint32_t pack(Half, float low, float high) {

@@ -1,7 +1,8 @@
-"""Benchmarks of whole models: ours beside eager PyTorch, torch.compile, ONNX Runtime and OpenVINO, on real photographs.
+"""Benchmarks: whole models, single blocks and single kernels, ours beside eager PyTorch, oneDNN, torch.compile, ONNX Runtime and OpenVINO.
 
-images.py (input), sources.py (models), peers.py (who runs), timing.py (how), machine.py (the floor), accuracy.py (parity of
-logits), plan.py and run.py (the run), results.py, tables.py and plot.py (what comes out).
+What all share: timing.py (how), machine.py (peak, bandwidths, where a row comes from), peers.py (who runs), accuracy.py, rows.py (CSV files)
+and compare.py. Whole models, on photographs: images.py, sources.py, plan.py and run.py, results.py, tables.py, plot.py. Layer shapes:
+shapes.py (as data), profile.py (our kernels' clock), ops.py, blocks.py, suite.py (a run that goes on where it stopped), suite_tables.py.
 
     from regnet.bench.plan import Plan
     from regnet.bench.run import run

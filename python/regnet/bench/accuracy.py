@@ -30,8 +30,8 @@ def parity_record(model: nn.Module, optimized: nn.Module, images: np.ndarray, tr
 
 
 @torch.inference_mode()
-def float64_logits(model: nn.Module, images: np.ndarray) -> np.ndarray:
-    """(N, 3, H, W) float32 -> (N, classes) float64: the same weights in double precision, image by image."""
+def float64_output(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) float32 -> (N, ...) float64, such as the logits (N, classes): the same weights in double precision, image by image."""
     double = copy.deepcopy(model).double()
     return np.concatenate([double(torch.from_numpy(images[i : i + 1]).double()).numpy() for i in range(len(images))])
 

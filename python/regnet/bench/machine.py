@@ -1,13 +1,17 @@
-"""What this machine is and what it can do: CPU, instruction sets, versions, and the FMA peak that the floor is made of."""
+"""What this machine is and what it can do: CPU, instruction sets, versions, and the peak and bandwidths that floors are made of."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,6 +19,8 @@ PACKAGES = (
     "regnet-kernels", "torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "openvino", "scikit-image", "scikit-learn",
 )  # fmt: skip
 NOT_INSTALLED = "not installed"
+MIB = 2**20
+COPY_SIZES = tuple(mib * MIB for mib in (1, 4, 16, 64, 256))  # bytes read and written by one copy: caches first, memory last
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,53 @@ def measure_peak(threads: int, dtype: torch.dtype = torch.float32, seconds: floa
         found.append((max(_matmul_rate(threads, dtype, seconds) for _ in range(3)), f"{name} torch.mm, a lower bound of the peak"))
     gflops, method = max(found)
     return Peak(gflops, threads, name, method)
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Measured rates of copying. rates: {bytes that one copy reads and writes: 1e9 bytes a second, both ways counted}."""
+
+    rates: Mapping[int, float]
+
+    def at(self, size: float) -> float:
+        """GB/s for a working set of `size` bytes: that of the nearest smaller one measured, or of a larger one that was faster.
+
+        Smaller sets lie in nearer caches, so a floor made from it is not too high.
+        """
+        nearest = max((known for known in self.rates if known <= size), default=min(self.rates))
+        return max(rate for known, rate in self.rates.items() if known >= nearest)
+
+    @property
+    def memory(self) -> float:
+        """GB/s of the largest copy, which no cache holds."""
+        return self.rates[max(self.rates)]
+
+    def merged(self, other: Bandwidth) -> Bandwidth:
+        """The better of two measurements at each size."""
+        sizes = sorted({*self.rates, *other.rates})
+        return Bandwidth({size: max(self.rates.get(size, 0.0), other.rates.get(size, 0.0)) for size in sizes})
+
+
+def measure_bandwidth(threads: int, sizes: tuple[int, ...] = COPY_SIZES, seconds: float = 0.15) -> Bandwidth:
+    """The best of repeated `Tensor.copy_` of float32, for each of `sizes` (bytes read and written together)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return Bandwidth({size: _copy_rate(size, seconds) for size in sizes})
+    finally:
+        torch.set_num_threads(before)
+
+
+def _copy_rate(size: int, seconds: float) -> float:
+    source = torch.ones(size // 8)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < end:
+        start = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - start)
+    return 1e-9 * size / best
 
 
 def has_fma_peak() -> bool:
@@ -104,6 +157,45 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = NOT_INSTALLED
     return found
+
+
+def provenance(threads: int) -> dict[str, object]:
+    """Where a row of results comes from, for its columns: machine, isa, threads, versions, commit, build."""
+    facts, found = describe(), versions()
+    family = f" (family {facts['cpu_family']}, model {facts['cpu_model']})" if facts["cpu_family"] else ""
+    return {
+        "machine": f"{facts['cpu']}{family}", "cores": facts["cores"], "isa": (facts["kernels"] or {}).get("chosen") or "none",
+        "threads": threads, "python": found["python"], "torch": torch.__version__, "regnet_kernels": found["regnet-kernels"],
+        "onnxruntime": found["onnxruntime"], "openvino": found["openvino"], "commit": commit(), "build": kernel_build(),
+    }  # fmt: skip
+
+
+def commit() -> str:
+    """The git commit of the checkout that this package lies in, "+changes" behind it where tracked files differ; "" elsewhere."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return ""
+    head = _git(root, "rev-parse", "--short=10", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "csrc", "regnet_kernels", "python")
+    return f"{head}+changes" if head and changed else head
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def kernel_build() -> str:
+    """The first 10 digits of the SHA-256 of the loaded CPU library, which tells two builds apart; "" without one."""
+    import regnet_kernels
+
+    library = regnet_kernels.environment()["extensions"]["cpu"]
+    if library["state"] != "loaded":
+        return ""
+    return hashlib.sha256(Path(library["path"]).read_bytes()).hexdigest()[:10]
 
 
 def peak_record(before: Peak, after: Peak | None) -> dict:

@@ -10,8 +10,8 @@ import copy
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 Call = Callable[[], object]
+# A peer that is further than this from the expected output (relative) computes something else; its time would mean nothing.
+WRONG_BEYOND = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 @dataclass
@@ -32,13 +34,14 @@ class Subject:
     folder: Path
     resolution: int
     backend: str | None = None
-    notes: list[str] = field(default_factory=list)
+    in_chans: int = 3
+    channels_last: bool = False  # the layout in which ours gets its input
 
     @cached_property
     def onnx_file(self) -> Path:
         """The model as an ONNX file with a free batch size; written once, used by ONNX Runtime and OpenVINO."""
         path = self.folder / "model.onnx"
-        example = torch.randn(2, 3, self.resolution, self.resolution)
+        example = torch.randn(2, self.in_chans, self.resolution, self.resolution)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # The TorchScript exporter: the same graph as the newer exporter's once the runtimes have optimised it (BatchNorm
@@ -73,7 +76,7 @@ class Peer:
     name: str
     label: str
     heading: str
-    prepare: Callable[[Subject, np.ndarray], Call]
+    prepare: Callable[..., Call]  # of a model: (Subject, numpy batch); of an op: (module, inputs)
     needs: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
@@ -86,17 +89,27 @@ class Peer:
         return None
 
 
-def choose_peers(names: list[str] | None) -> list[Peer]:
-    """Peers by name, in the order of the table, `ours` always among them; all of them for None. Raises ValueError for an unknown name."""
+def choose_peers(names: Sequence[str] | None, known: Mapping[str, Peer] | None = None) -> list[Peer]:
+    """Peers by name, in the order of the table `known` (PEERS), `ours` always among them; all of them for None. Raises ValueError for an
+    unknown name."""
+    known = PEERS if known is None else known
     if names is None:
-        return list(PEERS.values())
-    if unknown := [name for name in names if name not in PEERS]:
-        raise ValueError(f"unknown peer {unknown[0]!r}: expected some of {', '.join(PEERS)}")
-    return [peer for peer in PEERS.values() if peer.name in names or peer.name == "ours"]
+        return list(known.values())
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown peer {unknown[0]!r}: expected some of {', '.join(known)}")
+    return [peer for peer in known.values() if peer.name in names or peer.name == "ours"]
+
+
+def one_line(error: Exception, most: int = 200) -> str:
+    """The error as a reason in a list."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _ours(subject: Subject, batch: np.ndarray) -> Call:
     model, x = subject.optimized, subject.tensor(batch)
+    if subject.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
     return lambda: model(x)
 
 
@@ -111,18 +124,29 @@ def _eager_channels_last(subject: Subject, batch: np.ndarray) -> Call:
     return lambda: model(x)
 
 
-def _compiled(subject: Subject, batch: np.ndarray) -> Call:
-    import torch._dynamo
+def compiled(model: nn.Module, *inputs: torch.Tensor | None) -> Call:
+    """model(*inputs) through torch.compile with freezing, compiled now. Call it in inference mode, with weights as they shall stay."""
     import torch._inductor.config as inductor
 
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime", of no interest on a CPU
-    torch._dynamo.reset()  # else a second batch size of a model would be compiled with a dynamic shape
-    model = copy.deepcopy(subject.model).to(dtype=subject.dtype, memory_format=torch.channels_last)
-    x = subject.tensor(batch).contiguous(memory_format=torch.channels_last)
-    compiled = torch.compile(model, dynamic=False)
+    made = torch.compile(model, dynamic=False)
     with inductor.patch(freezing=True):
-        compiled(x)
-    return lambda: compiled(x)
+        made(*inputs)
+    return lambda: made(*inputs)
+
+
+def forget_compiled() -> None:
+    """Before the compilations of another subject: else a second batch size would be compiled with a dynamic shape. What was compiled
+    before would be compiled again on its next call, without freezing."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+
+
+def _compiled(subject: Subject, batch: np.ndarray) -> Call:
+    forget_compiled()
+    model = copy.deepcopy(subject.model).to(dtype=subject.dtype, memory_format=torch.channels_last)
+    return compiled(model, subject.tensor(batch).contiguous(memory_format=torch.channels_last))
 
 
 def _onnxruntime(subject: Subject, batch: np.ndarray) -> Call:

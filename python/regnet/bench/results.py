@@ -1,20 +1,14 @@
-"""Results as one plain dict: summed up, written to JSON and CSV, read back and compared with another run."""
+"""Results of whole models as one plain dict: summed up, and read back from JSON. (As rows of a CSV file: rows.py.)"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from regnet.atomic import write_text
-
 SCHEMA = "regnet-bench/1"
 KEY = ("model", "source", "batch", "resolution", "dtype", "threads")
-CSV_COLUMNS = (*KEY, "peer", "median_ms", "p20_ms", "p80_ms", "best_ms", "calls", "rel_err", "multiply_adds", "floor_ms")
-SAME_WITHIN = 0.03  # medians nearer than this count as equal
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -76,15 +70,6 @@ def summary(rows: list[dict]) -> list[dict]:
     return found
 
 
-def save_csv(results: dict, path: Path) -> None:
-    """One line per configuration and peer."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(results["latency"])
-    write_text(path, text.getvalue())
-
-
 def load(path: Path) -> dict:
     """A file of results as JSON. Raises FileNotFoundError, or ValueError for any other content."""
     if not path.is_file():
@@ -97,40 +82,3 @@ def load(path: Path) -> dict:
     if schema != SCHEMA:
         raise ValueError(f"{path} has schema {schema!r}, expected {SCHEMA!r}: write it with `regnet bench --json FILE`")
     return results
-
-
-def compare(old: dict, new: dict) -> list[dict]:
-    """Records present in both runs: ratio new / old, and a verdict.
-
-    "faster" or "slower" only if the medians differ by more than 3 % and the ranges from the 20th to the 80th percentile do
-    not touch; "same" otherwise.
-    """
-    before = {(*key(record), record["peer"]): record for record in old["latency"]}
-    rows = []
-    for record in new["latency"]:
-        past = before.get((*key(record), record["peer"]))
-        if past is None:
-            continue
-        ratio = record["median_ms"] / past["median_ms"]
-        apart = record["p20_ms"] > past["p80_ms"] or record["p80_ms"] < past["p20_ms"]
-        verdict = "same" if not apart or abs(ratio - 1) <= SAME_WITHIN else "slower" if ratio > 1 else "faster"
-        names = {name: record[name] for name in (*KEY, "peer")}
-        rows.append(names | {"old_ms": past["median_ms"], "new_ms": record["median_ms"], "ratio": ratio, "verdict": verdict})
-    if not rows:
-        raise ValueError("the two runs have no configuration in common: nothing to compare")
-    return rows
-
-
-def machine_differences(old: dict, new: dict) -> list[str]:
-    """What makes a comparison of the two runs doubtful: another CPU, core count, instruction set or torch."""
-    found = []
-    for what in ("cpu", "cpu_model", "cores"):
-        if old["machine"].get(what) != new["machine"].get(what):
-            found.append(f"{what}: {old['machine'].get(what)} then, {new['machine'].get(what)} now")
-    isa = [(r["machine"].get("kernels") or {}).get("chosen") for r in (old, new)]
-    if isa[0] != isa[1]:
-        found.append(f"instruction set of our kernels: {isa[0]} then, {isa[1]} now")
-    for package, version in new["versions"].items():
-        if (past := old["versions"].get(package)) != version:
-            found.append(f"{package}: {past} then, {version} now")
-    return found

@@ -14,15 +14,13 @@ import torch
 
 from regnet.bench import accuracy, machine, results
 from regnet.bench.images import batch_of, find_images, load_images
-from regnet.bench.peers import Peer, Subject
+from regnet.bench.peers import WRONG_BEYOND, Peer, Subject, one_line
 from regnet.bench.plan import Budget, Plan
 from regnet.bench.sources import WEIGHTS_NOTE, build_model, missing_source
 from regnet.bench.timing import CALLS_AT_LEAST, CALLS_AT_MOST, interleave
 from regnet.cost import complexity
 
 Advance = Callable[[str, int], None]
-# A peer that is further than this from the float64 logits computes something else; its time would mean nothing.
-WRONG_BEYOND = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 METHOD = (
     "one process, the same numpy batch; each peer in turn: one untimed call, then {least} to {most} timed calls (about {seconds:g} s),"
     " then the next peer; {rounds} rounds; medians with the 20th and 80th percentile; torch.inference_mode; {threads} threads"
@@ -82,6 +80,7 @@ class _Runner:
             "seconds": round(self.budget.elapsed(), 1),
             "machine": machine.describe() | {"peak": record},
             "versions": machine.versions(),
+            "provenance": machine.provenance(plan.threads),
             "method": METHOD.format(least=CALLS_AT_LEAST, most=CALLS_AT_MOST, seconds=plan.block_seconds, rounds=plan.rounds, threads=plan.threads),
             "weights": self._weights(),
             "images": self.image_names,
@@ -107,7 +106,7 @@ class _Runner:
             return
         with tempfile.TemporaryDirectory(prefix="regnet-bench-") as folder:
             subject = Subject(model, plan.threads, plan.torch_dtype, Path(folder), plan.resolution, plan.backend)
-            truth = accuracy.float64_logits(model, self.images)
+            truth = accuracy.float64_output(model, self.images)
             cost = complexity(model, plan.resolution).flops
             with torch.inference_mode():
                 self._check_parity(name, source, subject, truth)
@@ -166,7 +165,7 @@ class _Runner:
         except Exception as failure:
             if peer.name == "ours":
                 raise
-            return f"failed: {_one_line(failure)}"
+            return f"failed: {one_line(failure)}"
         if peer.name == "compile":
             self.budget.note_compile(time.monotonic() - start)
         if error > WRONG_BEYOND[subject.dtype] and peer.name != "ours":
@@ -206,8 +205,3 @@ class _Runner:
 
 def _configuration_steps(plan: Plan) -> int:
     return len(plan.chosen_peers()) * (1 + plan.rounds)
-
-
-def _one_line(error: Exception, most: int = 200) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= most else text[: most - 3] + "..."

@@ -87,22 +87,6 @@ def summary_table(rows: list[dict]) -> Table:
     return table
 
 
-def compare_table(rows: list[dict]) -> Table:
-    table = Table(title="Compared with the older run (new / old, medians)", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "source", "batch", "peer"):
-        table.add_column(column)
-    for column in ("old ms", "new ms", "new / old", ""):
-        table.add_column(column, justify="right")
-    styles = {"faster": "green", "slower": "bold red", "same": "dim"}
-    for row in rows:
-        label = PEERS[row["peer"]].label if row["peer"] in PEERS else row["peer"]
-        table.add_row(
-            row["model"], row["source"], str(row["batch"]), label, milliseconds(row["old_ms"]), milliseconds(row["new_ms"]),
-            f"{row['ratio']:.2f}", Text(row["verdict"], styles[row["verdict"]]),
-        )  # fmt: skip
-    return table
-
-
 def omitted_lines(omitted: list[dict]) -> list[str]:
     """One line per reason, with everything that it kept from running."""
     by_reason: dict[tuple, list[str]] = {}

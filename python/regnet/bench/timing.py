@@ -42,11 +42,11 @@ def interleave(
     """
     if rounds < 1:
         raise ValueError(f"rounds {rounds}: expected 1 or more")
-    sizes = {name: _block_size(call, block_seconds) for name, call in calls.items()}
+    sizes = {name: block_size(call, block_seconds) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            samples[name] += _block(call, sizes[name])
+            samples[name] += timed_block(call, sizes[name])
             if tick is not None:
                 tick(name)
     return {name: summarize(seconds) for name, seconds in samples.items()}
@@ -59,7 +59,8 @@ def summarize(seconds: list[float]) -> Timing:
     return Timing(float(median), float(p20), float(p80), float(ms.min()), len(ms))
 
 
-def _block_size(call: Callable[[], object], block_seconds: float) -> int:
+def block_size(call: Callable[[], object], block_seconds: float) -> int:
+    """How many timed calls make a block of about `block_seconds`."""
     call()  # first call: allocations, lazy initialisation
     start = time.perf_counter()
     call()
@@ -67,7 +68,8 @@ def _block_size(call: Callable[[], object], block_seconds: float) -> int:
     return int(np.clip(block_seconds / max(seconds, 1e-9), CALLS_AT_LEAST, CALLS_AT_MOST))
 
 
-def _block(call: Callable[[], object], size: int) -> list[float]:
+def timed_block(call: Callable[[], object], size: int) -> list[float]:
+    """One call that is not timed, then the seconds of each of `size` calls."""
     collecting = gc.isenabled()
     gc.disable()
     try:

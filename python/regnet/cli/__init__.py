@@ -18,6 +18,7 @@ EXPECTED = (ValueError, LookupError, OSError, ImportError, RuntimeError, NotImpl
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 bad input or failed parity, 2 wrong usage, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not options.debug:
         for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):  # what the peers' libraries say to their authors
             warnings.simplefilter("ignore", category)

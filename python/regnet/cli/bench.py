@@ -1,143 +1,85 @@
-"""`regnet bench`: whole models beside their peers, on real photographs."""
+"""`regnet bench`: whole models (with no other word), single blocks, single kernels. Which suite runs, and on which instruction set."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
-from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from regnet.cli import bench_models, bench_shapes
 
-from regnet.cli.output import comma_list, comma_numbers, console, positive, print_json
-
-DESCRIPTION = """Classify photographs with our kernels and with every peer that is installed; print parity, latency, the floor and the speed-up.
+DESCRIPTION = """With no suite, or `models`: classify photographs with our kernels and with every peer that is installed; print parity, latency, the floor
+and the speed-up. `regnet bench blocks --help` and `regnet bench ops --help` tell of the other suites.
 
 The weights are random (with BatchNorm statistics measured on the photographs) unless --checkpoint or --pretrained is given:
 parity and latency are real, the classes are not. Everything left out is named at the end, with its reason."""
+# The same instruction set for oneDNN and for PyTorch's own kernels, so that a roofline is of one machine.
+PEERS_ISA = {
+    "baseline": ("SSE41", "default"), "avx2": ("AVX2", "avx2"), "avx512": ("AVX512_CORE", "avx512"), "avx512_bf16": ("AVX512_CORE_BF16", "avx512"),
+}  # fmt: skip
 
-EXAMPLES = """examples:
-  regnet bench                                           the whole table (about 8 minutes on 2 cores)
-  regnet bench --models regnety_400mf --batch 1 --plot bars.png --json run.json
-  regnet bench --images holiday/ --sources torchvision --peers eager,openvino
-  regnet bench --compare old.json                        run, then say what got slower or faster
-  regnet bench --compare old.json new.json               compare two files without running"""
+
+class _Suites(argparse._SubParsersAction):
+    """Options before the name of a suite would be lost: refuse them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        early = [
+            action.option_strings[-1]
+            for action in parser._actions
+            if action.option_strings and getattr(namespace, action.dest, action.default) != action.default
+        ]
+        if early:
+            parser.error(f"give {', '.join(early)} after {values[0]!r}")
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add(subparsers):
-    from regnet.bench.peers import PEERS
-    from regnet.bench.plan import DTYPES, MODELS, Plan
-    from regnet.bench.sources import SOURCES
-
-    parser = subparsers.add_parser("bench", help="parity and latency beside the peers", description=DESCRIPTION, epilog=EXAMPLES)
-    what = parser.add_argument_group("what to run")
-    what.add_argument("--models", type=comma_list, default=MODELS, metavar="A,B", help=f"default: {','.join(MODELS)}")
-    what.add_argument("--sources", type=comma_list, default=Plan.sources, metavar="A,B", help=f"some of {','.join(SOURCES)} (default: timm,torchvision)")
-    what.add_argument("--batch", type=comma_numbers, default=Plan.batches, metavar="N,M", help="batch sizes (default: 1,16)")
-    what.add_argument("--peers", type=comma_list, metavar="A,B", help=f"some of {','.join(PEERS)} (default: all; ours always runs)")
-    what.add_argument("--dtype", choices=tuple(DTYPES), default=Plan.dtype, help="default: %(default)s")
-    what.add_argument("--resolution", type=positive, default=Plan.resolution, help="image side (default: %(default)s)")
-    what.add_argument("--images", type=Path, metavar="PATH", help="image file or folder of your own (default: 5 packaged photographs)")
-    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights of the one model of --models, in any known format")
-    what.add_argument("--pretrained", action="store_true", help="the sources' published weights (needs internet)")
-    what.add_argument("--backend", help="force a backend of regnet_kernels (default: the dispatcher's choice)")
-    how = parser.add_argument_group("how to measure")
-    how.add_argument("--threads", type=positive, metavar="N", help="threads for everybody (default: torch's)")
-    how.add_argument("--rounds", type=positive, default=Plan.rounds, metavar="N", help="blocks of calls a peer gets (default: %(default)s)")
-    how.add_argument("--block-seconds", type=float, default=Plan.block_seconds, metavar="S", help="length of a block (default: %(default)s)")
-    how.add_argument("--compile-for", choices=("first", "all"), default=Plan.compile_for, help="sources that torch.compile runs on (default: %(default)s)")
-    how.add_argument("--time-limit", type=float, default=Plan.time_limit, metavar="S", help="leave out work that would take longer in all; 0: none (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=Plan.seed, help="of the random weights (default: %(default)s)")
-    out = parser.add_argument_group("what to write")
-    out.add_argument("--json", metavar="FILE", help="all results; - for standard output instead of the tables")
-    out.add_argument("--csv", type=Path, metavar="FILE", help="one line per configuration and peer")
-    out.add_argument("--plot", type=Path, metavar="FILE.png", help="latency bars with the floor")
-    out.add_argument("--compare", type=Path, nargs="+", metavar="JSON", help="OLD: compare this run with it; OLD NEW: compare the two, without running")
+    parser = subparsers.add_parser(
+        "bench", help="models, blocks and kernels beside the peers", description=DESCRIPTION, epilog=bench_models.EXAMPLES
+    )
+    bench_models.options(parser, "models")
+    _isa(parser)
+    suites = parser.add_subparsers(dest="suite", metavar="suite", title="suites", action=_Suites, parser_class=argparse.ArgumentParser)
+    for name, module in (("models", bench_models), ("blocks", bench_shapes), ("ops", bench_shapes)):
+        suite = suites.add_parser(
+            name, help=module.HELP[name], description=module.DESCRIPTIONS[name], epilog=module.EXAMPLES.replace("{suite}", name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.options(suite, name)
+        _isa(suite)
+        suite.add_argument("--debug", action="store_true", help="show tracebacks and deprecation warnings")
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    from regnet.atomic import write_json
-    from regnet.bench.results import load, save_csv
-    from regnet.bench.run import run
-    from regnet.bench.tables import print_results
-
-    old = [load(path) for path in options.compare or ()]  # before a long run, so that a wrong path is found at once
-    if len(old) > 2:
-        raise ValueError(f"--compare takes one file (compare this run with it) or two (old, new), got {len(old)}")
-    to_stdout = options.json == "-"
-    screen = Console(stderr=True) if to_stdout else console()
-    if len(old) == 2:
-        return _compare(*old, screen)
-    _check_writable(options)
-    plan = _plan(options)
-    results = _with_progress(plan, run)
-    if options.json and not to_stdout:
-        write_json(Path(options.json), results)
-    if options.csv:
-        save_csv(results, options.csv)
-    if options.plot:
-        from regnet.bench.plot import save_plot
-
-        save_plot(results, options.plot)
-    if to_stdout:
-        print_json(results)
-    else:
-        print_results(results, screen)
-    if old:
-        _compare(old[0], results, screen)
-    if failed := [f"{row['model']} ({row['source']})" for row in results["parity"] if not row["passed"]]:
-        print(f"regnet bench: error: parity failed for {', '.join(failed)}", file=sys.stderr)
-        return 1
-    return 0
+    wanted = _environment(options.isa) if options.isa else {}
+    if wanted.items() - os.environ.items():
+        return _in_child(options, wanted)
+    return (bench_shapes if options.suite in ("ops", "blocks") else bench_models).run(options)
 
 
-def _plan(options: argparse.Namespace):
-    from regnet.bench.plan import Plan
-
-    threads = {"threads": options.threads} if options.threads else {}
-    return Plan(
-        models=options.models, sources=options.sources, batches=options.batch, peers=options.peers,
-        resolution=options.resolution, dtype=options.dtype, rounds=options.rounds, block_seconds=options.block_seconds,
-        images=options.images, checkpoint=options.checkpoint, pretrained=options.pretrained, backend=options.backend,
-        seed=options.seed, compile_for=options.compile_for, time_limit=options.time_limit, **threads,
-    )  # fmt: skip
+def _isa(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--isa", choices=tuple(PEERS_ISA), help="instruction set of our kernels, and the most that oneDNN and PyTorch may use "
+                        "(default: the widest of this CPU; ONNX Runtime and OpenVINO always choose for themselves)")  # fmt: skip
 
 
-def _check_writable(options: argparse.Namespace) -> None:
-    """A run takes minutes: a file that cannot be written is an error before it."""
-    if options.plot:
-        import matplotlib.figure
-
-        known = matplotlib.figure.Figure().canvas.get_supported_filetypes()
-        if options.plot.suffix.lstrip(".").lower() not in known:
-            raise ValueError(f"--plot {options.plot}: unknown suffix {options.plot.suffix!r}; expected .png, .svg or .pdf")
-    for path in (options.json if options.json != "-" else None, options.csv, options.plot):
-        if path and Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder: name a file")
+def _environment(isa: str) -> dict[str, str]:
+    onednn, aten = PEERS_ISA[isa]
+    return {"REGNET_KERNELS_ISA": isa, "ONEDNN_MAX_CPU_ISA": onednn, "ATEN_CPU_CAPABILITY": aten}
 
 
-def _with_progress(plan, run) -> dict:
-    from regnet.bench.run import steps
+def _in_child(options: argparse.Namespace, wanted: dict[str, str]) -> int:
+    """The libraries choose their instruction set when they are loaded: run the same command in a process that has it set."""
+    import regnet_kernels
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring the machine's peak", total=steps(plan))
-
-        def advance(text: str, count: int) -> None:
-            progress.update(task, advance=count, **({"description": text} if text else {}))
-
-        return run(plan, advance)
-
-
-def _compare(old: dict, new: dict, screen: Console) -> int:
-    from regnet.bench.results import compare, machine_differences
-    from regnet.bench.tables import compare_table
-
-    rows = compare(old, new)
-    screen.print(compare_table(rows))
-    for difference in machine_differences(old, new):
-        screen.print(f"not the same: {difference}", highlight=False)
-    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("faster", "slower", "same")}
-    screen.print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    return 0
+    facts = regnet_kernels.environment()
+    if facts["extensions"]["cpu"]["state"] == "loaded" and options.isa not in facts["isa"]["supported"]:
+        raise ValueError(f"--isa {options.isa} cannot run on this machine: use one of {', '.join(facts['isa']['supported'])}")
+    child = subprocess.Popen([sys.executable, "-m", "regnet.cli", *options.arguments], env=os.environ | wanted)
+    while True:
+        try:
+            status = child.wait()
+            return status if status >= 0 else 128 - status
+        except KeyboardInterrupt:  # the child has it too, and shows what it has
+            continue

@@ -1,7 +1,7 @@
 """The swap-in: `optimize` reads the blocks of a model, folds and packs them, and puts fused modules in their place.
 
-refusal (when not to) -> fold (convolution and BatchNorm) -> blocks, networks (what a module is) -> fused (what replaces it)
--> stretches (in part) -> entry (optimize) and report.
+refusal (when not to) -> fold (convolution and BatchNorm) -> blocks, networks (what a module is) -> pixels (normalising images),
+fused (what replaces a module) -> stretches (in part) -> entry (optimize) and report.
 """
 
 from regnet.swap.entry import optimize

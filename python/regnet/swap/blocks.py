@@ -6,7 +6,7 @@ Each family only says where its parts are; `_join` checks that the parts make a 
 from dataclasses import dataclass
 
 import torch
-from regnet_kernels.packing import BlockStep, ConvStep
+from regnet_kernels.packing import BlockStep, ConvStep, Scaled
 from torch import nn
 
 from regnet.models.anynet import Stem
@@ -147,15 +147,14 @@ def _read_torchvision(block: nn.Module) -> Match:
 
 
 def _gate(fc1: nn.Module, act: nn.Module, fc2: nn.Module) -> tuple:
-    """(w1 (S, C), b1 (S,), w2 (C, S), b2 (C,)) of a squeeze-and-excite whose inner activation is ReLU."""
+    """(w1 (S, C, 1, 1), b1 (S,), w2 (C, S, 1, 1), b2 (C,)) of a squeeze-and-excite whose inner activation is ReLU."""
     expect_type(act, (nn.ReLU,), "the activation inside se")
     tensors = []
     for fc, what in ((fc1, "se.fc1"), (fc2, "se.fc2")):
         expect_type(fc, (nn.Conv2d,), what)
         one = fc.kernel_size == (1, 1) and fc.stride == (1, 1) and fc.groups == 1 and fc.padding in ((0, 0), "valid", "same")
         expect(one, f"{what} is not a plain 1x1 convolution")
-        weight = fc.weight.detach().flatten(1).double()
-        tensors += [weight, weight.new_zeros(len(weight)) if fc.bias is None else fc.bias.detach().double()]
+        tensors += [Scaled(fc.weight.detach()), fc.weight.new_zeros(fc.out_channels) if fc.bias is None else fc.bias.detach().double()]
     return tuple(tensors)
 
 

@@ -1,9 +1,13 @@
-"""A convolution and the inference form of its BatchNorm as one weight and one bias, folded in float64."""
+"""A convolution and the inference form of its BatchNorm as one weight and one bias, folded in float64.
+
+The weight is folded when it is packed, a few rows at a time (`regnet_kernels.packing.Scaled`).
+"""
 
 import sys
 from dataclasses import dataclass
 
 import torch
+from regnet_kernels.packing import Scaled
 from torch import Tensor, nn
 
 from regnet.swap.refusal import Refused, expect, expect_type
@@ -13,7 +17,7 @@ from regnet.swap.refusal import Refused, expect, expect_type
 class Folded:
     """y = act(conv(x, weight) + bias): weight (O, C / groups, k, k) and bias (O,) in float64, `dtype` what the model held."""
 
-    weight: Tensor
+    weight: Scaled
     bias: Tensor
     stride: int
     padding: int
@@ -50,7 +54,7 @@ def fold(conv: nn.Module, norm: nn.Module, activation: nn.Module | None, what: s
         expect(values[0] == values[1], f"{what}.conv has a {of} of {values[0]}x{values[1]}, expected a square one")
     scale, shift, own = read_norm(norm, what)
     expect(own == "none" or activation is None, f"{what} applies two activations")
-    weight = conv.weight.detach().double() * scale.view(-1, 1, 1, 1)
+    weight = Scaled(conv.weight.detach(), scale)
     bias = shift if conv.bias is None else conv.bias.detach().double() * scale + shift
     after = own if activation is None else read_activation(activation, f"{what}.act")
     return Folded(weight, bias, conv.stride[0], conv.padding[0], conv.groups, after, conv.weight.dtype)

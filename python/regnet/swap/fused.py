@@ -1,16 +1,20 @@
 """The modules that run packed steps: FusedBlocks (one stretch of a network) and FusedRegNet (a whole one)."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import regnet_kernels
 import torch
+from regnet_kernels import quick
+from regnet_kernels.packing import channels
 from torch import Tensor, nn
 
 from regnet.swap.layout import Packed, is_plain, pack, packed, panel_dtype
+from regnet.swap.pixels import Pixels
 from regnet.swap.refusal import SwapError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_PIXEL_BUFFERS = ("pixel_mean", "pixel_scale")
 
 
 class FusedBlocks(nn.Module):
@@ -18,28 +22,37 @@ class FusedBlocks(nn.Module):
 
     x: (N, C, H, W) of any floating dtype -> (N, C', H', W') channels_last, or (N, classes) if the last step is a head. The
     input is cast to `dtype`, in which the steps compute; the result is of `dtype`, or of the input's own dtype where
-    `keep_dtype` is set (a stretch inside a network that goes on in PyTorch).
+    `outer_dtype` is set (a stretch inside a network that goes on in PyTorch in that dtype).
+
+    Where `pixels` is set and the first step is a stem, x may be uint8: the stem gets (x / 255 - mean) / std. On a GPU its
+    kernel does that while it reads the image, in float32; elsewhere torch does it first. A floating x comes normalised.
 
     Buffers: `weights` (1-D) and `params` (1-D, float32 always), in a packed format of regnet_kernels, the CPU's or the GPU's
-    (layout.py); attributes `program` (list of ints), `step_names` (the source module of each step), `dtype`,
-    `backend`, `exact` (no Winograd). Casting the module (`.to(dtype)`, `.half()`, `.bfloat16()`) and moving it between CPU and GPU
-    pack the weights anew. The state dict carries the program, so that loading blobs of another network fails and loading those
-    of another dtype or packed for another device packs them anew.
+    (layout.py); with `pixels` also `pixel_mean`, `pixel_scale` (C,), which the state dict leaves out; attributes `program`
+    (list of ints), `step_names` (the source module of each step), `dtype`, `backend`, `exact` (no Winograd). Casting the module
+    (`.to(dtype)`, `.half()`, `.bfloat16()`) and moving it between CPU and GPU pack the weights anew. The state dict carries the
+    program, so that loading blobs of another network fails and loading those of another dtype or packed for another device packs
+    them anew.
     Weights are buffers: the input gets gradients, they do not.
     """
 
     def __init__(
         self, steps: list, step_names: Iterable[str], dtype: torch.dtype, backend: str | None, *, exact: bool = False,
-        keep_dtype: bool = False,
+        outer_dtype: torch.dtype | None = None, pixels: Pixels | None = None, release: Callable[[], None] | None = None,
     ):  # fmt: skip
         super().__init__()
+        if pixels is not None:
+            pixels.expect_channels(channels(steps[0])[0])
         self.step_names = list(step_names)
         self.backend = backend
         self.exact = exact
-        self.keep_dtype = keep_dtype
+        self.outer_dtype = outer_dtype
+        self.pixels = pixels
         self.register_buffer("weights", None)
         self.register_buffer("params", None)
-        self._adopt(pack(steps, dtype, _device_of(steps), backend, exact), dtype)
+        self._adopt(pack(steps, dtype, _device_of(steps), backend, exact, release), dtype)
+        for name, values in zip(_PIXEL_BUFFERS, (None, None) if pixels is None else pixels.tensors(self.weights.device)):
+            self.register_buffer(name, values, persistent=False)
         if backend is not None:  # say now, not at the first image, that it is unknown or cannot run
             probe = torch.empty((1, self.packed.c_in, 8, 8), dtype=dtype, device=self.weights.device)
             regnet_kernels.explain("network", probe, self.packed, backend=backend)
@@ -50,32 +63,64 @@ class FusedBlocks(nn.Module):
         """The steps as a packed network that shares the buffers."""
         return packed(self.weights, self.params, self.program)
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """One small image through the CPU's kernels, so that the first call finds threads, code and weights where it needs them."""
+        if self._programs is not None:
+            self._run(torch.zeros((1, self.packed.c_in, 32, 32), dtype=self.dtype))
+
     def run_steps(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Steps start .. stop - 1 on x, in one op."""
-        return self._run(self._cast(x), _sub_program(self.program, start, stop))
+        return self._run(x, start, stop)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._run(self._cast(x), self.program)
-        return self._answer(y, x.dtype)
+        return self._answer(self._run(x), x.dtype)
 
-    def _run(self, x: Tensor, program: list[int]) -> Tensor:
+    def _run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        blobs = self._buffers
+        if self._programs is not None and x.dtype == self.dtype and quick.suits(x, blobs["weights"], blobs["params"]):
+            program = self._programs.get((start, stop))
+            if program is None:
+                with torch.inference_mode(False):  # an ordinary tensor, which copies and pickles
+                    program = self._programs[start, stop] = torch.tensor(self._program(start, stop))
+            return quick.network(x, blobs["weights"], blobs["params"], program)
+        return self._dispatch(x, self._program(start, stop), images=start == 0)
+
+    def _program(self, start: int, stop: int | None) -> list[int]:
+        return self.program if stop is None else _sub_program(self.program, start, stop)
+
+    def _dispatch(self, x: Tensor, program: list[int], images: bool) -> Tensor:
+        pixels = {}
+        if images and x.dtype == torch.uint8 and self.pixels is not None:
+            if is_plain(program):
+                pixels = {"mean": self.pixel_mean, "scale": self.pixel_scale}
+            else:  # contiguous: with the channels outside torch is fastest
+                x = x.to(torch.float32, memory_format=torch.contiguous_format)
+                x = x.sub_(self.pixel_mean[:, None, None]).mul_(self.pixel_scale[:, None, None])
+        if not pixels:
+            x = self._cast(x)
         if self.backend is None:
             op = torch.ops.regnet_kernels.network_plain if is_plain(program) else torch.ops.regnet_kernels.network
-            return op(x, self.weights, self.params, program)
-        return regnet_kernels.network(x, packed(self.weights, self.params, program), backend=self.backend)
+            return op(x, self.weights, self.params, program, **pixels)
+        return regnet_kernels.network(x, packed(self.weights, self.params, program), backend=self.backend, **pixels)
 
     def _answer(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        return y.to(dtype) if self.keep_dtype else y
+        if self.outer_dtype is None:
+            return y
+        return y.to(dtype if dtype.is_floating_point else self.outer_dtype)
 
     def _cast(self, x: Tensor) -> Tensor:
         if not x.is_floating_point():
-            raise SwapError(f"the input is {x.dtype}; expected floating images, normalised as in training (x.float() / 255, ...)")
+            or_else = "; optimize(model, mean=..., std=...) makes a network that takes uint8" if self.pixels is None else ", or uint8 images"
+            raise SwapError(f"the input is {x.dtype}; expected floating images, normalised as in training (x.float() / 255, ...){or_else}")
         return x.to(self.dtype)
 
     def _adopt(self, network: Packed, dtype: torch.dtype) -> None:
         """Take over blobs and program; `dtype` is what the steps compute in."""
         self.weights, self.params = network.weights.detach(), network.params.detach()
         self.program, self.dtype = network.program, dtype
+        # (start, stop): the program of these steps as a tensor, for calls that need neither dispatch nor a gradient
+        self._programs = {} if self.backend is None and quick.available and self.weights.is_cpu and not is_plain(self.program) else None
 
     def _apply(self, fn, recurse=True):
         # nn.Module would cast both buffers; params stay float32 and the layout of weights depends on the dtype.
@@ -88,6 +133,10 @@ class FusedBlocks(nn.Module):
         if crossed or moved.dtype != (wanted if is_plain(self.program) else panel_dtype(wanted)):
             moved = pack(moved.unpack(), wanted, moved.weights.device, self.backend, self.exact)
         self._adopt(moved, wanted)
+        if self.outer_dtype is not None:
+            self.outer_dtype = fn(torch.empty(0, dtype=self.outer_dtype, device=self.weights.device)).dtype
+        if self.pixels is not None:
+            self.pixel_mean, self.pixel_scale = (_move(fn, blob) for blob in (self.pixel_mean, self.pixel_scale))
         for child in self.children():
             child._apply(fn)
         return self
@@ -120,11 +169,12 @@ class FusedBlocks(nn.Module):
     def extra_repr(self) -> str:
         first, last, count = self.step_names[0] or "block", self.step_names[-1], len(self.step_names)
         what = f"{first} .. {last}: {count} steps" if count > 1 else f"{first}: 1 step"
-        return f"{what}, {str(self.dtype).removeprefix('torch.')}, backend={self.backend or 'auto'}"
+        pixels = "" if self.pixels is None else f", uint8 images by mean={self.pixels.mean}, std={self.pixels.std}"
+        return f"{what}, {str(self.dtype).removeprefix('torch.')}, backend={self.backend or 'auto'}{pixels}"
 
 
 class FusedRegNet(FusedBlocks):
-    """A whole RegNet as one op: images (N, in_chans, H, W) -> what the source model returned.
+    """A whole RegNet as one op: images (N, in_chans, H, W), floating or, with `pixels`, uint8 -> what the source model returned.
 
     A classifier gives logits (N, num_classes), or (N, num_features) without classes. A feature extractor gives the same
     list or dict of feature maps as its source, one op for each stretch between two maps. A head that no
@@ -133,15 +183,15 @@ class FusedRegNet(FusedBlocks):
     taken over. `.report` tells what was swapped.
     """
 
-    def __init__(self, steps, step_names, dtype, backend, *, exact=False, output="tensor", taps=(), trunk_steps=0, tail=None):
-        super().__init__(steps, step_names, dtype, backend, exact=exact)
+    def __init__(self, steps, step_names, dtype, backend, *, output="tensor", taps=(), trunk_steps=0, tail=None, **options):
+        super().__init__(steps, step_names, dtype, backend, **options)
         self.output, self.taps, self.trunk_steps = output, list(taps), trunk_steps
         self.tail = tail if tail is None else tail.to(dtype)
 
     def forward(self, x: Tensor):
         if self.output != "tensor":
             return self._features(x)
-        y = self._run(self._cast(x), self.program)
+        y = self._run(x)
         return self._answer(y if self.tail is None else self.tail(y), x.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:

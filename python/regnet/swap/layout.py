@@ -1,27 +1,39 @@
 """In which of the two packed forms a fused module keeps its steps: in panels for CPU kernels, plain for GPU kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from regnet_kernels import PackedNetwork, PlainNetwork, pack_network, pack_plain
+from regnet_kernels.packing import computed, plan_specs, scaled_weights
 from torch import Tensor
 
 Packed = PackedNetwork | PlainNetwork
 
 
-def pack(steps: list, dtype: torch.dtype, device: torch.device, backend: str | None, exact: bool) -> Packed:
+def pack(
+    steps: list, dtype: torch.dtype, device: torch.device, backend: str | None, exact: bool, release: Callable[[], None] | None = None
+) -> Packed:
     """`steps`, packed for computing in `dtype` by what runs on `device`.
 
     Plain on a GPU, and for the Triton backend anywhere (its interpreter); in panels elsewhere, and for steps that have no
     plain form, such as channels that are no multiple of 8: those run in plain torch on a GPU.
+
+    `release` says that nobody needs the steps any more. It is called before the first weight is packed in panels and after
+    all that can be refused; from there on each weight is let go once it is packed.
     """
     if backend == "triton":
-        return pack_plain(steps, dtype)
+        return pack_plain([computed(step) for step in steps], dtype)
     if device.type == "cuda" and backend != "cpu":
+        steps = [computed(step) for step in steps]
         try:
             return pack_plain(steps, dtype)
         except ValueError:
             pass
+    if release is not None:
+        plan_specs(steps, panel_dtype(dtype), exact)
+        release()
+        for weight in (weight for step in steps for weight in scaled_weights(step)):
+            weight.once = True
     return pack_network(steps, panel_dtype(dtype), exact=exact)
 
 

@@ -6,7 +6,7 @@ unexpected raises Refused, and `optimize` goes on to swap the stretches of block
 
 from dataclasses import dataclass, field
 
-from regnet_kernels.packing import HeadStep
+from regnet_kernels.packing import HeadStep, Scaled
 from torch import nn
 
 from regnet.models.anynet import AnyNet, Head, Stage
@@ -73,8 +73,7 @@ def read_head(pool: nn.Module, drop: nn.Module | None, fc: nn.Module, name: str)
     if type(fc) is nn.Identity:
         return None, None
     expect_type(fc, (nn.Linear,), f"{name}.fc")
-    weight = fc.weight.detach().double()
-    return weight, weight.new_zeros(len(weight)) if fc.bias is None else fc.bias.detach().double()
+    return Scaled(fc.weight.detach()), fc.weight.new_zeros(fc.out_features) if fc.bias is None else fc.bias.detach().double()
 
 
 def _timm_net() -> tuple[type, ...]:

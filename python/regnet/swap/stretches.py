@@ -7,6 +7,7 @@ b2, b3, b4 becomes one FusedBlocks at b2 and nn.Identity at b3 and b4, so that t
 from dataclasses import dataclass
 
 import torch
+from regnet_kernels import ConvStep
 from torch import nn
 
 from regnet.models.anynet import AnyNet, Stage
@@ -14,6 +15,7 @@ from regnet.swap.blocks import Match, looks_like_block, read_block, read_stem
 from regnet.swap.fold import loaded
 from regnet.swap.fused import FusedBlocks
 from regnet.swap.networks import Plan, extractors, is_network, read_network
+from regnet.swap.pixels import Pixels
 from regnet.swap.refusal import Refused, ordered_children, patched_method
 from regnet.swap.report import Kept
 
@@ -29,6 +31,10 @@ class Run:
     @property
     def names(self) -> list[str]:
         return [join(self.container, child) for child in self.children]
+
+    @property
+    def starts_with_stem(self) -> bool:
+        return isinstance(self.matches[0].step, ConvStep)
 
 
 @dataclass
@@ -136,15 +142,17 @@ def is_stage(module: nn.Module) -> bool:
     return type(module) in loaded("timm.models.regnet", "RegStage") + loaded("torchvision.models.regnet", "AnyStage")
 
 
-def apply_runs(model: nn.Module, runs: list[Run], dtype: torch.dtype, backend: str | None, exact: bool) -> None:
-    """Put the FusedBlocks of each run into `model`."""
-    for run in runs:
-        container = model.get_submodule(run.container)
-        steps = [match.step for match in run.matches]
-        fused = FusedBlocks(steps, run.names, dtype, backend, exact=exact, keep_dtype=True)
-        for child in run.children:
-            container.add_module(child, nn.Identity().eval())
-        container.add_module(run.children[0], fused)
+def apply_run(model: nn.Module, run: Run, dtype: torch.dtype, backend: str | None, exact: bool, pixels: Pixels | None) -> None:
+    """Put the FusedBlocks of a run into `model`."""
+    container = model.get_submodule(run.container)
+    steps = [match.step for match in run.matches]
+    fused = FusedBlocks(
+        steps, run.names, dtype, backend,
+        exact=exact, outer_dtype=run.matches[0].dtype, pixels=pixels if run.starts_with_stem else None,
+    )  # fmt: skip
+    for child in run.children:
+        container.add_module(child, nn.Identity().eval())
+    container.add_module(run.children[0], fused)
 
 
 def join(path: str, name: str) -> str:

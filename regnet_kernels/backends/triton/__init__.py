@@ -17,8 +17,10 @@ from types import ModuleType
 
 import torch
 
+from ...plain import why_not_by_8
 from ...problem import Problem
 from .machine import OLDEST_CAPABILITY, interpreting, pretending
+from .shapes import GroupedShape, PointwiseShape, Shape
 
 NAME = "triton"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -39,7 +41,20 @@ def why_not_anywhere(problem: Problem) -> str:
         return f"x is {problem.dtype}; the kernels compute float32, float16 and bfloat16"
     if problem.op in ("network", "bottleneck") and problem.layout != "plain":
         return "the weights are packed for the CPU; pack_plain packs them for a GPU"
+    if problem.op in ("network", "bottleneck"):
+        return why_not_by_8(problem.specs)
     return _why_not_conv(problem) if problem.op == "conv_bn_act" else ""
+
+
+def why_not_layer(shape: Shape, dtype: torch.dtype) -> str:
+    """Why no Triton kernel runs a layer of a network, whose weights are of `dtype`, whatever the machine; "" if one does."""
+    if dtype not in DTYPES:
+        return f"the weights are {dtype}; the kernels compute float32, float16 and bfloat16"
+    if isinstance(shape, PointwiseShape) and (shape.k % 8 or shape.o % 8 or shape.k2 % 8):
+        return f"a 1x1 from {shape.k}{f' and {shape.k2}' if shape.k2 else ''} to {shape.o} channels; all must be multiples of 8"
+    if isinstance(shape, GroupedShape) and shape.group_width % 8:
+        return f"the group width is {shape.group_width}; the kernel needs a multiple of 8"
+    return ""
 
 
 def _why_not_conv(problem: Problem) -> str:

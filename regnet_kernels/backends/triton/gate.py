@@ -93,15 +93,15 @@ def excite_kernel(hidden, w2, b2, gate, images, units, squeeze,
 
 
 def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Tensor, b2: torch.Tensor, count: int, *,
-            transposed: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """sigmoid(w2 relu(w1 (sum over tiles of sums / count) + b1) + b2) -> (N, C) of `dtype`.
+            transposed: bool = False) -> torch.Tensor:
+    """sigmoid(w2 relu(w1 (sum over tiles of sums / count) + b1) + b2) -> (N, C) of the dtype of w1.
 
     sums: (N, tiles, C) float32; w1: (S, C); w2: (C, S), or (S, C) if `transposed`, which loads faster, of the dtype of w1;
     b1: (S,), b2: (C,) float32; all contiguous; count: the pixels of a map.
     """
     n, tiles, c = sums.shape
     squeeze = w1.shape[0]
-    gate = torch.empty((n, c), dtype=dtype, device=sums.device)
+    gate = torch.empty((n, c), dtype=w1.dtype, device=sums.device)
     if n == 0:
         return gate
     config = configs.gate(sums.device, w1.dtype, GateShape(n, count, c, squeeze, int(transposed)))

@@ -53,6 +53,11 @@ def pretend(card: Machine) -> Iterator[None]:
         _pretended.pop()
 
 
+def on_device(x: torch.Tensor):
+    """Triton launches on the current device."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else contextlib.nullcontext()
+
+
 def pretending() -> bool:
     return bool(_pretended)
 
