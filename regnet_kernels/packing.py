@@ -1,6 +1,6 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 2. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 3. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
@@ -32,7 +32,7 @@ from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements,
 from .steps import (BlockStep, ConvStep, HeadStep, Scaled, Step, Weight, channels, check_steps,  # noqa: F401  (Scaled and computed:
                     computed, rows_of, scaled_weights)  # for regnet, which folds into them)
 
-VERSION = 2
+VERSION = 3
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -144,7 +144,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 2 says."""
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 3 says."""
     specs = [StepSpec(*step[:14]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
@@ -247,7 +247,7 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     section_a, section_b, section_c = spec.weight_sections()[:3]
     _add_dense(weights, section_a, a)
     b = rows_of(b) if spec.winograd else b  # which reads it twice
-    _add_grouped(weights, b, section_b, packs_pairs(spec.group_width, weights.values.dtype))
+    _add_grouped(weights, b, section_b, packs_pairs(spec.group_width))
     _add_dense(weights, section_c, c, *shortcut)
     if spec.winograd:
         weights.add_panels(spec.weight_sections()[3], partial(_transformed, b), unit=36)
@@ -305,7 +305,7 @@ def _unpack_block(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -
     read_params = _Reader(params, spec.params_offset, PARAMS_ALIGN)
     section_a, section_b, section_c = spec.weight_sections()[:3]
     a = read_weights.take_panels(*section_a)
-    b = read_weights.take_panels(*section_b, packs_pairs(spec.group_width, weights.dtype))
+    b = read_weights.take_panels(*section_b, packs_pairs(spec.group_width))
     c = read_weights.take_panels(*section_c)
     a = a.reshape(spec.c_mid, spec.c_in, 1, 1)
     b = b.reshape(spec.c_mid, 3, 3, spec.group_width).permute(0, 3, 1, 2)

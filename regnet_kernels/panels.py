@@ -4,7 +4,8 @@ M: (G, O, K) is G matrices one after the other. The O axis is cut in panels of 1
 is 8 lanes wide for r <= 8, else 16; lanes beyond O are zeros. A float32 panel is stored [K][width]; a bfloat16 panel is
 [ceil(K / 2)][width][2], pairs of consecutive k as the bf16 dot instructions read them, K padded to even with a zero.
 
-The 3x3 of narrow groups (`packs_pairs`) lies in pairs in float32 as well: panels of 8 output lanes, each [K / 2][8][2].
+The 3x3 of narrow groups (`packs_pairs`) lies in pairs of words (one k in float32, two in bfloat16): panels of 8 output lanes, each
+[K / 2][8][2] in float32 and [K / 4][8][4] in bfloat16.
 
 Both directions are plain differentiable torch ops, so the gradient of one is the other.
 """
@@ -27,24 +28,26 @@ def panel_elements(groups: int, rows: int, k: int, dtype: torch.dtype) -> int:
     return groups * padded_rows(rows) * (k + k % _step(dtype))
 
 
-def packs_pairs(group_width: int, dtype: torch.dtype) -> bool:
-    """Is a grouped 3x3 packed in pairs? Groups of 8, 16, 24, 40 and 56, unless in bfloat16, whose panels are pairs anyway."""
-    return dtype != torch.bfloat16 and group_width % PAIR_LANES == 0 and (group_width <= 16 or (group_width % LANES != 0 and group_width < 64))
+def packs_pairs(group_width: int) -> bool:
+    """Is a grouped 3x3 packed in pairs of words? Groups of 8, 16, 24, 40 and 56."""
+    return group_width % PAIR_LANES == 0 and (group_width <= 16 or (group_width % LANES != 0 and group_width < 64))
 
 
 def to_pairs(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
-    """m: (G, O, K), O a multiple of 8, K even -> 1-D, panels of 8 lanes in pairs; as many elements as m has. Written into `into`
-    where that is given."""
+    """m: (G, O, K), O and K multiples of 8 -> 1-D, panels of 8 lanes in pairs of words; as many elements as m has. Written into
+    `into` where that is given."""
     groups, rows, k = m.shape
+    pair = 2 * _step(m.dtype)
     into = m.new_empty(m.numel()) if into is None else into
-    m = m.reshape(groups, rows // PAIR_LANES, PAIR_LANES, k // 2, 2)
-    into.view(groups, rows // PAIR_LANES, k // 2, PAIR_LANES, 2).copy_(m.transpose(2, 3))
+    m = m.reshape(groups, rows // PAIR_LANES, PAIR_LANES, k // pair, pair)
+    into.view(groups, rows // PAIR_LANES, k // pair, PAIR_LANES, pair).copy_(m.transpose(2, 3))
     return into
 
 
 def from_pairs(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tensor:
     """The inverse of `to_pairs`: 1-D -> (G, O, K)."""
-    return flat.reshape(groups, rows // PAIR_LANES, k // 2, PAIR_LANES, 2).transpose(2, 3).reshape(groups, rows, k)
+    pair = 2 * _step(flat.dtype)
+    return flat.reshape(groups, rows // PAIR_LANES, k // pair, PAIR_LANES, pair).transpose(2, 3).reshape(groups, rows, k)
 
 
 def to_panels(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:

@@ -47,16 +47,17 @@ def test_panels_by_the_book_and_back(groups, rows, k, dtype):
 
 
 @pytest.mark.parametrize("width", [8, 16, 24, 40, 56])
-def test_pairs_by_the_book_and_back(width):
+@pytest.mark.parametrize("dtype, pair", [(torch.float32, 2), (torch.bfloat16, 4)])
+def test_pairs_by_the_book_and_back(width, dtype, pair):
     from regnet_kernels.panels import from_pairs, packs_pairs, to_pairs
 
-    m = torch.arange(2.0 * width * 9 * width).reshape(2, width, 9 * width)
+    m = torch.randn(2, width, 9 * width).to(dtype)
     flat = to_pairs(m)
     assert torch.equal(from_pairs(flat, 2, width, 9 * width), m)
-    panels = flat.reshape(2, width // 8, 9 * width // 2, 8, 2)  # group, panel, pair of k, lane, k of the pair
+    panels = flat.reshape(2, width // 8, 9 * width // pair, 8, pair)  # group, panel, pair of words, lane, k of the pair
     for g, o, k in ((0, 0, 1), (1, width - 1, 9 * width - 1), (1, width // 2, 7)):
-        assert panels[g, o // 8, k // 2, o % 8, k % 2] == m[g, o, k]
-    assert packs_pairs(width, torch.float32) and not packs_pairs(width, torch.bfloat16) and not packs_pairs(width + 4, torch.float32)
+        assert panels[g, o // 8, k // pair, o % 8, k % pair] == m[g, o, k]
+    assert packs_pairs(width) and not packs_pairs(width + 4)
 
 
 def test_the_program_and_blobs_of_a_block_by_the_book():
@@ -64,7 +65,7 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
     for dtype in (torch.float32, torch.bfloat16):
         packed = pack_network([ConvStep(torch.randn(20, 3, 3, 3), None, 2, 1, 1, "silu"), step], dtype)
         conv_params = 656 + 32  # 20 rows are 24 lanes, 24 * 27 = 648, filled to 656; then 20 biases, filled to 32
-        assert packed.program == [2, 2,
+        assert packed.program == [3, 2,
                                   0, 3, 0, 20, 3, 2, 1, 3, 0, 0, 2, 0, 0, 0, 0, 0,
                                   1, 20, 48, 44, 3, 2, 1, 24, 10, 1, 1, 0, conv_params, 0, 0, 0]
         a, b = 48 * 20, 2 * 24 * 216
@@ -73,9 +74,9 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
         assert element(packed.weights, 48, 20, 17, 13, pair) == step.a[0][17, 13, 0, 0].to(dtype)
         second_group = packed.weights[a + 24 * 216:a + b]
         k = (2 * 3 + 1) * 24 + 5
-        # lane 23: of the third panel of 8 in pairs, or of the half panel behind a full one
-        at = second_group.reshape(3, 108, 8, 2)[2, k // 2, 7, k % 2] if not pair else element(second_group, 24, 216, 23, k, pair)
-        assert at == step.b[0][24 + 23, 5, 2, 1].to(dtype)
+        # lane 23: of the third panel of 8
+        size = 4 if pair else 2
+        assert second_group.reshape(3, 216 // size, 8, size)[2, k // size, 7, k % size] == step.b[0][24 + 23, 5, 2, 1].to(dtype)
         section_c = packed.weights[a + b:]
         assert element(section_c, 44, 68, 40, 47, pair) == step.c[0][40, 47, 0, 0].to(dtype)
         assert element(section_c, 44, 68, 40, 48 + 3, pair) == step.proj[0][40, 3, 0, 0].to(dtype)
@@ -162,7 +163,7 @@ def test_dtypes_and_programs_that_cannot_be_are_refused():
     for bad, message in (
         ((weights, params, [1, *program[1:]]), "format version"),
         ((weights, params, program[:-1]), "expected 82"),
-        ((weights, params, [2, 1, 7, *program[3:18]]), "has kind 7"),
+        ((weights, params, [3, 1, 7, *program[3:18]]), "has kind 7"),
         ((weights[:100], params, program), "but the blob has 100"),
         ((weights, params[:64], program), "but the blob has 64"),
         ((weights.half(), params, program), "move a packed network by device only"),

@@ -322,7 +322,7 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     for (int i = 0; i < px.count; i++) {
       const float* gate = c.gate + n * c.gate_image;
       uint32_t* out = scratch + (int64_t)i * c.steps;
-      if (!__is_same(Dot, DotBf16)) {
+      if (!kIsBf16<Dot>) {
         const float* in = (const float*)(c.x + px.x_offset[i]);
         float* o = (float*)out;
         int k = 0;
@@ -388,7 +388,6 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
 }
 
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  if (c.pairs) conv_typed<DotPairF32>(c, task, scratch);
-  else if (c.type == Type::f32) conv_typed<DotF32>(c, task, scratch);
-  else conv_typed<DotBf16>(c, task, scratch);
+  if (c.type == Type::f32) c.pairs ? conv_typed<DotPairF32>(c, task, scratch) : conv_typed<DotF32>(c, task, scratch);
+  else c.pairs ? conv_typed<DotPairBf16>(c, task, scratch) : conv_typed<DotBf16>(c, task, scratch);
 }

@@ -60,7 +60,7 @@ double fma_burst(int64_t iterations, float* sink) {
 
 extern const Kernels REGNET_CAT(kernels_, REGNET_ISA);
 const Kernels REGNET_CAT(kernels_, REGNET_ISA) = {
-    REGNET_STR(REGNET_ISA), pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, se_reduce_fc1, se_fc2, sum_pixels,
+    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, se_reduce_fc1, se_fc2, sum_pixels,
     scale_pixels, store_scaled, fma_burst,
 };
 

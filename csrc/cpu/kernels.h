@@ -22,9 +22,9 @@ constexpr int64_t panel_lanes(int64_t channels) {
 }
 constexpr int64_t panel_count(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
 
-// Narrow groups in float32 are packed in pairs along the reduction axis instead: panels of 8 output channels, [k / 2][8][2]. One
-// broadcast of two input channels then feeds 16 lanes: a group of 8 fills two AVX2 registers with half of the broadcasts, and
-// groups of 8, 16, 24, 40 and 56 leave no lane of AVX-512 idle. The sums of even and odd k are added at the end.
+// Narrow groups are packed in pairs of words along the reduction axis instead: panels of 8 output channels, [words / 2][8][2]. One
+// broadcast of two words then feeds 16 lanes: a group of 8 fills two AVX2 registers with half of the broadcasts, and groups of 8,
+// 16, 24, 40 and 56 leave no lane of AVX-512 idle. The sums of even and odd words are added at the end.
 inline constexpr int kPairPanel = 8;
 constexpr bool packs_pairs(int64_t group_width, int64_t group_out) {
   return group_width % 8 == 0 && group_out % kPairPanel == 0 && (group_out <= 16 || (group_out % kPanel != 0 && group_out < 64));
@@ -41,7 +41,7 @@ struct Conv {
   int64_t x_image, x_row, x_pixel;
   const int64_t* tap_offset;
   int taps, steps;
-  bool pairs;               // the weights are packed in pairs: float32, even steps, no second source
+  bool pairs;               // the weights are packed in pairs of words: groups of a multiple of 8 channels, no second source
   const uint32_t* x2;
   int64_t x2_image, x2_row, x2_pixel;
   int steps2;
@@ -87,15 +87,18 @@ struct Winograd {
   float* pool;               // (slots, groups * group_width), or null
   int out_h, out_w, tiles_h, tiles_w;
 };
+// With sums, a task's tiles are a part of one image, or whole images: then the first one's sums go to pool_slot, the next one's to the
+// slot after it.
 struct WinogradTask {
   int64_t tile0, tile1;      // of the flattened (image, tile row, tile column) order
   int group0, group1;
   int64_t pool_slot;
 };
-// Tiles that are transformed together: as many as keep the transformed input and output within an L2 of 512 KiB.
+// Tiles that are transformed together: as many as keep the transformed input and output within an L2 of 512 KiB, but enough for a pass
+// over the transformed weights, which of wide groups come from memory.
 constexpr int64_t winograd_block(int64_t group_width) {
   const int64_t tiles = 24 * 1024 / (36 * group_width);
-  return tiles < 8 ? 8 : tiles > 64 ? 64 : tiles;
+  return tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
 }
 constexpr int64_t winograd_scratch_words(int64_t group_width) {
   return 2 * 36 * (winograd_block(group_width) * group_width + 32);
@@ -114,6 +117,7 @@ struct SqueezeExcite {
 
 struct Kernels {
   const char* name;
+  int vector_floats;   // lanes of its widest vector
   int pixel_tile;      // pixels of the widest register tile: what a task's pixel count should be a multiple of
   int preferred_panels;  // panels the widest register tile takes together
   void (*conv)(const Conv&, const ConvTask&, uint32_t* scratch);

@@ -29,12 +29,12 @@ struct Map {  // of one step
 
 // Is Winograd worth it? Each group's 36 transformed matrices (four times the plain weights) are read once a pass, so there must
 // be tiles to use them on; and a map that fills its tiles badly (7x7: 49 of 64 pixels; 14x14: 196 of 256) pays only where the groups
-// are wide.
+// are wide. Groups of 8 fill half of a vector of 16 in every transform and product: there the direct way, in pairs, does more.
 bool use_winograd(const Step& s, const Map& m) {
   if (!s.has_winograd) return false;
   const int64_t tiles = ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4);
   if (m.group * tiles < 12) return false;
-  return s.group_width >= 16 || m.out_h * m.out_w * 10 > tiles * 16 * 8;
+  return s.group_width >= 16 || (kernels().vector_floats <= 8 && m.out_h * m.out_w * 10 > tiles * 16 * 8);
 }
 
 struct Border {  // whose zeros the padded buffer holds
@@ -231,7 +231,7 @@ class Builder {
     Conv c{};
     const int64_t groups = s.c_mid / s.group_width;
     set_window(c, plan_, type_, padded, m.padded_h, m.padded_w, s.c_mid, groups, 3, 3, s.stride);
-    c.pairs = type_ == Type::f32 && packs_pairs(s.group_width, s.group_width);
+    c.pairs = packs_pairs(s.group_width, s.group_width);
     c.w = words(s.b);
     c.w_group = panel_lanes(s.group_width) * 9 * s.group_width / (type_ == Type::f32 ? 1 : 2);
     c.bias = params_ + s.b_bias;

@@ -55,7 +55,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
   if (direct && a.gate) c.gate = a.gate, c.gate_image = a.x.c;
   const int64_t k = a.weight.i * a.weight.kh * a.weight.kw, words = packed_words(out_channels, a.groups, k, type);
   c.w_group = words / a.groups;
-  c.pairs = type == Type::f32 && a.groups > 1 && packs_pairs(a.weight.i, out_channels / a.groups);
+  c.pairs = a.groups > 1 && packs_pairs(a.weight.i, out_channels / a.groups);
 
   const bool residual_direct = a.residual && a.residual->channels_last() && !half;
   const size_t x_bytes = direct ? 0 : images * padded_h * padded_w * a.x.c * type_bytes(type);

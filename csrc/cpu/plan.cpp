@@ -41,11 +41,24 @@ Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k) {
   return {blocks, splits};
 }
 
-Cut cut_winograd(const Winograd& w, int64_t tiles, int workers) {
-  const int64_t blocks = divide_up(tiles, 4 * winograd_block(w.group_width));
-  const int64_t macs = tiles * 36 * w.groups * w.group_width * w.group_width;
+// The same for Winograd; `rounds` runs of images, each cut into `blocks` runs of tiles.
+struct WinogradCut {
+  int64_t rounds, blocks, splits;
+};
+
+int64_t winograd_blocks(const Winograd& w, int64_t tiles) { return divide_up(tiles, 4 * winograd_block(w.group_width)); }
+
+WinogradCut cut_winograd(const Winograd& w, int64_t images, int workers) {
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w;
+  WinogradCut cut{1, winograd_blocks(w, images * area), 1};
+  if (w.pool) {  // each image's sums apart: several whole images a task, or parts of one
+    cut.blocks = winograd_blocks(w, area);
+    cut.rounds = cut.blocks > 1 ? images : divide_up(images, std::max<int64_t>(1, 4 * winograd_block(w.group_width) / area));
+  }
+  const int64_t macs = images * area * 36 * w.groups * w.group_width * w.group_width;
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
-  return {blocks, std::min<int64_t>(divide_up(want, blocks), w.groups)};
+  cut.splits = std::min<int64_t>(divide_up(want, cut.rounds * cut.blocks), w.groups);
+  return cut;
 }
 
 }  // namespace
@@ -80,23 +93,24 @@ void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void
   }, macs);
 }
 
-int64_t Plan::pool_slots(const Winograd& w) const { return cut_winograd(w, (int64_t)w.tiles_h * w.tiles_w, workers).blocks; }
+int64_t Plan::pool_slots(const Winograd& w) const { return winograd_blocks(w, (int64_t)w.tiles_h * w.tiles_w); }
 
 void Plan::add_winograd(const Winograd& w, int64_t images) {
-  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, rounds = w.pool ? images : 1, tiles = w.pool ? area : images * area;
-  const Cut cut = cut_winograd(w, tiles, workers);
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w;
+  const WinogradCut cut = cut_winograd(w, images, workers);
   const Kernels* kernels = &k;
   uint32_t* const scratch = scratch_;
   const int64_t each = scratch_each_;
   const double macs = 9.0 * images * w.out_h * w.out_w * w.groups * w.group_width * w.group_width;
-  add(Work::winograd, rounds * cut.blocks * cut.splits, [=](int t, int worker) {
-    const int64_t block = t % cut.blocks, round = t / cut.blocks % rounds, split = t / cut.blocks / rounds;
+  add(Work::winograd, cut.rounds * cut.blocks * cut.splits, [=](int t, int worker) {
+    const int64_t block = t % cut.blocks, round = t / cut.blocks % cut.rounds, split = t / cut.blocks / cut.rounds;
+    const int64_t first = images * round / cut.rounds, tiles = (images * (round + 1) / cut.rounds - first) * area;
     WinogradTask task;
-    task.tile0 = round * area + tiles * block / cut.blocks;
-    task.tile1 = round * area + tiles * (block + 1) / cut.blocks;
+    task.tile0 = first * area + tiles * block / cut.blocks;
+    task.tile1 = first * area + tiles * (block + 1) / cut.blocks;
     task.group0 = static_cast<int>(w.groups * split / cut.splits);
     task.group1 = static_cast<int>(w.groups * (split + 1) / cut.splits);
-    task.pool_slot = round * cut.blocks + block;
+    task.pool_slot = first * cut.blocks + block;
     kernels->winograd(w, task, reinterpret_cast<float*>(scratch + worker * each));
   }, macs);
 }

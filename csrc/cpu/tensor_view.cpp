@@ -146,9 +146,10 @@ void pack_weights(const WeightView& w, int64_t groups, Type type, bool pairs, ui
           for (int64_t kw = 0; kw < w.kw; kw++)
             for (int64_t i = 0; i < w.i; i++, k++) {
               const float v = weight_at(w, o * w.stride_o + i * w.stride_i + kh * w.stride_h + kw * w.stride_w);
-              if (pairs) out[(k / 2 * lanes + lane) * 2 + k % 2] = float_to_bits(v);
-              else if (type == Type::f32) out[k * lanes + lane] = float_to_bits(v);
-              else out[k / 2 * lanes + lane] |= static_cast<uint32_t>(float_to_bf16(v)) << (k % 2 * 16);
+              const int64_t word = type == Type::f32 ? k : k / 2;
+              uint32_t& at = out[pairs ? (word / 2 * lanes + lane) * 2 + word % 2 : word * lanes + lane];
+              if (type == Type::f32) at = float_to_bits(v);
+              else at |= static_cast<uint32_t>(float_to_bf16(v)) << (k % 2 * 16);
             }
       }
       out += steps * lanes;

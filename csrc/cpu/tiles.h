@@ -15,7 +15,7 @@ template <class Dot> constexpr int pixels(int, int) { return 8; }
 constexpr int kMaxFull = 1;
 constexpr bool kHalfJoins = true;
 template <class Dot> constexpr int pixels(int full, int half) {
-  if (__is_same(Dot, DotBf16)) return full && half ? 2 : full ? 4 : 8;  // widening takes registers
+  if (kIsBf16<Dot>) return full && half ? 2 : full ? 4 : 8;  // widening takes registers
   return full && half ? 4 : full ? 6 : 8;
 }
 #elif defined(__aarch64__)
@@ -66,10 +66,11 @@ REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
 template <class Dot, int P, int F, int H>
 REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
                               const uint32_t*& wh, int64_t panel_words, int64_t words) {
-  if constexpr (kPairs<Dot>) {  // groups of a multiple of 8 channels: 4 steps at a time
-    for (int64_t k = first; k < first + words; k += 8) {
+  if constexpr (kPairs<Dot>) {  // groups of a multiple of 8 channels: all steps of 8 channels at a time
+    constexpr int kSteps = kIsBf16<Dot> ? 2 : 4;
+    for (int64_t k = first; k < first + words; k += 2 * kSteps) {
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) {
+      for (int i = 0; i < kSteps; i++) {
         step<Dot, P, F, H>(acc, xp, k + 2 * i, w, wh, panel_words);
         w += 16;
         asm volatile("" ::: "memory");  // else g++ 12 loads several steps' weights at once and spills accumulators (-20 to -40 %)

@@ -81,9 +81,13 @@ REGNET_INLINE void transform_output(const float* m, int64_t plane, vf bias, cons
   if (pool) store_lanes<LANES>(pool, load_lanes<LANES>(pool) + sum);
 }
 
-// P rows of V (K floats apart) times one tile-wide set of panels -> P rows of M.
+// How far ahead weights are fetched: they are many and on small maps each is used a few times, so they come from L3 or memory. At
+// the end of a group the next one's follow.
+constexpr int64_t kAheadWords = 4096;
+
+// P rows of V (K floats apart) times one tile-wide set of panels -> P rows of M. Weights that come later are fetched from `ahead` on.
 template <int P, int F, int H>
-void multiply_tile(const float* v, const uint32_t* u, float* m, int k) {
+void multiply_tile(const float* v, const uint32_t* u, float* m, int k, const char* ahead, int every) {
   constexpr int V = vectors(F, H);
   vf acc[P][V];
   const uint32_t* xp[P];
@@ -94,7 +98,7 @@ void multiply_tile(const float* v, const uint32_t* u, float* m, int k) {
     for (int i = 0; i < V; i++) acc[p][i] = vf{};
   }
   const uint32_t *full = u, *half = u + (int64_t)F * 16 * k;
-  accumulate<DotF32, P, F, H>(acc, xp, 0, full, half, (int64_t)16 * k, k);
+  accumulate_ahead<DotF32, P, F, H>(acc, xp, 0, full, half, (int64_t)16 * k, k, ahead, every);
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++)
     ForVectors<F, H, V, 0>::run([&]<int i>() __attribute__((always_inline)) {
@@ -103,20 +107,22 @@ void multiply_tile(const float* v, const uint32_t* u, float* m, int k) {
 }
 
 template <int P, int F, int H>
-REGNET_INLINE void dispatch_multiply(const float* v, const uint32_t* u, float* m, int k, int here) {
+REGNET_INLINE void dispatch_multiply(const float* v, const uint32_t* u, float* m, int k, const char* ahead, int every, int here) {
   if constexpr (P > 1) {
-    if (here < P) return dispatch_multiply<P - 1, F, H>(v, u, m, k, here);
+    if (here < P) return dispatch_multiply<P - 1, F, H>(v, u, m, k, ahead, every, here);
   }
-  multiply_tile<P, F, H>(v, u, m, k);
+  multiply_tile<P, F, H>(v, u, m, k, ahead, every);
 }
 
 template <int F, int H>
 void multiply_panels(const float* v, const uint32_t* u, float* m, int k, int rows) {
   constexpr int P = pixels<DotF32>(F, H);
-  const int tiles = (rows + P - 1) / P, base = rows / tiles, extra = rows % tiles;
+  constexpr int kLanes = F * 16 + H * 8;
+  const int tiles = (rows + P - 1) / P, base = rows / tiles, extra = rows % tiles, every = tiles * 16 / kLanes + 1;
+  const char* const ahead = (const char*)(u + kAheadWords);
   for (int i = 0, at = 0; i < tiles; i++) {
     const int here = base + (i < extra);
-    dispatch_multiply<P, F, H>(v + (int64_t)at * k, u, m + (int64_t)at * k, k, here);
+    dispatch_multiply<P, F, H>(v + (int64_t)at * k, u, m + (int64_t)at * k, k, ahead + (int64_t)kLanes * 4 * k * i / tiles, every, here);
     at += here;
   }
 }
@@ -125,31 +131,45 @@ void multiply_panels(const float* v, const uint32_t* u, float* m, int k, int row
 REGNET_INLINE void multiply(const float* v, const uint32_t* u, float* m, int k, int rows) {
   int full = k / 16;
   const int half = k % 16 ? 1 : 0;
-  while (full > (half ? kMaxFull - 1 : kMaxFull)) {
+#if VL == 16
+  for (; full > 4 || (full == 4 && half); full -= 3) {  // three at a time, and never three and one at the end
+    multiply_panels<3, 0>(v, u, m, k, rows);
+    u += 48 * (int64_t)k, m += 48;
+  }
+  if (full == 4 || (full == 3 && half)) {
+    multiply_panels<2, 0>(v, u, m, k, rows);
+    u += 32 * (int64_t)k, m += 32, full -= 2;
+  }
+#else
+  while (full > kMaxFull || (full == kMaxFull && half && !kHalfJoins)) {
     multiply_panels<1, 0>(v, u, m, k, rows);
     u += 16 * (int64_t)k, m += 16, full--;
   }
+#endif
   switch (full * 2 + half) {
     case 1: multiply_panels<0, 1>(v, u, m, k, rows); break;
     case 2: multiply_panels<1, 0>(v, u, m, k, rows); break;
-#if VL == 16
+#if VL >= 8
     case 3: multiply_panels<1, 1>(v, u, m, k, rows); break;
+#endif
+#if VL == 16
     case 4: multiply_panels<2, 0>(v, u, m, k, rows); break;
     case 5: multiply_panels<2, 1>(v, u, m, k, rows); break;
     case 6: multiply_panels<3, 0>(v, u, m, k, rows); break;
 #endif
-    default: break;
+    default: __builtin_trap();
   }
 }
-
-constexpr int64_t kAheadWords = 4096;
 
 void winograd(const Winograd& w, const WinogradTask& task, float* scratch) {
   const int k = w.group_width;
   const int64_t channels = (int64_t)w.groups * k, block = winograd_block(k), tiles_per_image = (int64_t)w.tiles_h * w.tiles_w;
+  const int64_t first_image = task.tile0 / tiles_per_image;
+  const int64_t images = task.tile1 > task.tile0 ? (task.tile1 - 1) / tiles_per_image - first_image + 1 : 1;
   float* const pool = w.pool ? w.pool + task.pool_slot * channels : nullptr;
   if (pool)
-    for (int64_t c = (int64_t)task.group0 * k; c < (int64_t)task.group1 * k; c++) pool[c] = 0;
+    for (int64_t n = 0; n < images; n++)
+      for (int64_t c = (int64_t)task.group0 * k; c < (int64_t)task.group1 * k; c++) pool[n * channels + c] = 0;
   const int64_t count = task.tile1 - task.tile0, blocks = (count + block - 1) / block;
   for (int group = task.group0; group < task.group1; group++) {
     const float* const x = w.x + (int64_t)group * k;
@@ -173,26 +193,19 @@ void winograd(const Winograd& w, const WinogradTask& task, float* scratch) {
 #endif
       }
       const int64_t matrix = panel_lanes(k) * k;
-      for (int i = 0; i < 36; i++) {
-        const uint32_t* const here = u + i * matrix;
-        // a few matrices ahead, beyond the group's end too: on small maps each is used once and comes from L3 or memory
-        if (b == 0) {
-          const char* ahead = (const char*)(here + kAheadWords);
-          for (int64_t at = 0; at < matrix * 4; at += 64) __builtin_prefetch(ahead + at, 0, 2);
-        }
-        multiply(v + i * plane, here, m + i * plane, k, rows);
-      }
+      for (int i = 0; i < 36; i++) multiply(v + i * plane, u + i * matrix, m + i * plane, k, rows);
       for (int64_t t = first; t < last; t++) {
         const int64_t n = t / tiles_per_image, ty = t % tiles_per_image / w.tiles_w, tx = t % w.tiles_w;
         const int rows_here = w.out_h - (int)ty * 4, columns_here = w.out_w - (int)tx * 4;
         const float* from = m + (t - first) * k;
         float* to = y + n * w.y_image + ty * 4 * w.y_row + tx * 4 * w.y_pixel;
+        float* const sums = pool ? pool + (n - first_image) * channels + (int64_t)group * k : nullptr;
         int c = 0;
         for (; c + VL <= k; c += VL)
-          transform_output<VL>(from + c, plane, load(bias + c), w, to + c, rows_here, columns_here, pool ? pool + (int64_t)group * k + c : nullptr);
+          transform_output<VL>(from + c, plane, load(bias + c), w, to + c, rows_here, columns_here, sums ? sums + c : nullptr);
 #if VL == 16
         if (c < k)
-          transform_output<8>(from + c, plane, load_lanes<8>(bias + c), w, to + c, rows_here, columns_here, pool ? pool + (int64_t)group * k + c : nullptr);
+          transform_output<8>(from + c, plane, load_lanes<8>(bias + c), w, to + c, rows_here, columns_here, sums ? sums + c : nullptr);
 #endif
       }
     }

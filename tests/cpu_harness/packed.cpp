@@ -23,12 +23,13 @@ struct Blob {
             values.push_back(first + lane < rows && i < k ? matrix[(first + lane) * k + i] : 0);
     }
   }
-  // panels of 8 lanes, pairs along k
+  // panels of 8 lanes, pairs of words along k
   void pairs(const double* matrix, int64_t rows, int64_t k) {
+    const int64_t pair = type == Scalar::bf16 ? 4 : 2;
     for (int64_t first = 0; first < rows; first += 8)
-      for (int64_t step = 0; step < k; step += 2)
+      for (int64_t step = 0; step < k; step += pair)
         for (int64_t lane = 0; lane < 8; lane++)
-          for (int64_t i = step; i < step + 2; i++) values.push_back(matrix[(first + lane) * k + i]);
+          for (int64_t i = step; i < step + pair; i++) values.push_back(matrix[(first + lane) * k + i]);
   }
   void section(const std::vector<double>& matrices, int64_t count, int64_t rows, int64_t k, bool in_pairs = false) {
     for (int64_t i = 0; i < count; i++) {
@@ -63,7 +64,7 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
   l.c = numbers(random, type, l.c_out * l.c_mid, root(0.5 / static_cast<double>(l.c_mid)));
   if (l.projection) l.shortcut = numbers(random, type, l.c_out * l.c_in, root(1.0 / static_cast<double>(l.c_in)));
   weights.section(l.a, 1, l.c_mid, l.c_in);
-  const bool in_pairs = type != Scalar::bf16 && (width == 8 || width == 16 || width == 24 || width == 40 || width == 56);
+  const bool in_pairs = width == 8 || width == 16 || width == 24 || width == 40 || width == 56;
   weights.section(l.b, l.c_mid / width, width, 9 * width, in_pairs);
   std::vector<double> joint;
   for (int64_t o = 0; o < l.c_out; o++) {
@@ -116,7 +117,7 @@ Layer head_layer(int64_t c_in, int64_t c_out) {
 Network pack(Random& random, Type type, std::vector<Layer> layers) {
   const Scalar scalar = type == Type::f32 ? Scalar::f32 : Scalar::bf16;
   Blob weights{scalar, 32}, params{Scalar::f32, 16};
-  Network network{type, {}, {2, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
+  Network network{type, {}, {3, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
   for (Layer& l : layers) {
     network.program.insert(network.program.end(), {static_cast<int64_t>(l.kind), l.c_in, l.c_mid, l.c_out, l.kernel, l.stride, l.padding, l.group_width, l.squeeze,
                                                    l.projection, static_cast<int64_t>(l.activation), static_cast<int64_t>(weights.values.size()),
