@@ -21,14 +21,16 @@ from regnet.cli import main
 from regnet.models import model_config
 
 Y_BLOCK = StepShape("block", 2, 8, 16, 24, 24, 8, 2, 4, True)
-TINY = ("--models", "regnetx_200mf", "--resolution", "32", "--threads", "1", "--rounds", "1", "--seconds", "0.001", "--peers", "channels_last")
+TINY = ("--models", "regnetx_200mf", "--resolution", "32", "--threads", "1", "--rounds", "1", "--seconds", "0.001",
+        "--peers", "channels_last")  # fmt: skip
 PEAK, RATES = 100.0, Bandwidth({MIB: 50.0, 64 * MIB: 10.0})
 
 
 def row(kind="1x1", peer="ours", ms=2.0, spread=0.01, share=0.5, **changes):
     made = {
-        "suite": "ops", "kind": kind, "batch": 1, "side": 14, "c_in": 64, "c_mid": 0, "c_out": 64, "group_width": 0, "stride": 1, "fused": "",
-        "activation": "relu", "dtype": "float32", "peer": peer, "median_ms": ms, "calls": 10, "gflop": 0.1, "bytes": 4 * MIB, "call_ms": None,
+        "suite": "ops", "kind": kind, "batch": 1, "side": 14, "c_in": 64, "c_mid": 0, "c_out": 64, "group_width": 0, "stride": 1,
+        "fused": "", "activation": "relu", "dtype": "float32", "peer": peer, "median_ms": ms, "calls": 10, "gflop": 0.1, "bytes": 4 * MIB,
+        "call_ms": None,
         "p20_ms": ms and ms * (1 - spread), "p80_ms": ms and ms * (1 + spread), "best_ms": ms, "note": "", "isa": "avx2", "threads": 2,
     }  # fmt: skip
     return derive(made | changes, PEAK, RATES) | {"floor_share": share}

@@ -203,7 +203,8 @@ def peers_of(op: OpShape, peers: Sequence[Peer]) -> list[Peer]:
 
 @torch.inference_mode()
 def measure_step(
-    shape: StepShape, wanted: dict[str, OpShape], peers: Sequence[Peer], dtype: torch.dtype, rounds: int, block_seconds: float, seed: int = 0
+    shape: StepShape, wanted: dict[str, OpShape], peers: Sequence[Peer], dtype: torch.dtype, rounds: int, block_seconds: float,
+    seed: int = 0,
 ) -> list[dict]:
     """Rows (without figures that follow from others) of the ops `wanted` of a step, for ours and each peer, in turn.
 

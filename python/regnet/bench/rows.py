@@ -12,8 +12,8 @@ from regnet.bench.machine import MIB, Bandwidth
 
 # What a row measures, whoever ran it where: rows that agree in these are compared. A file has those of its suite.
 IDENTITY = (
-    "suite", "kind", "model", "source", "batch", "resolution", "side", "c_in", "c_mid", "c_out", "group_width", "stride", "se_width", "fused",
-    "activation", "dtype", "peer",
+    "suite", "kind", "model", "source", "batch", "resolution", "side", "c_in", "c_mid", "c_out", "group_width", "stride", "se_width",
+    "fused", "activation", "dtype", "peer",
 )  # fmt: skip
 SHAPE = tuple(name for name in IDENTITY if name not in ("model", "source", "resolution", "peer"))
 TIMES = ("median_ms", "p20_ms", "p80_ms", "best_ms", "calls")
@@ -27,8 +27,8 @@ SHAPE_COLUMNS = (
     "floor_over_ms", "floor_share", "models", "rel_err", "note", "peak_gflops", "copy_gbytes_s", *PROVENANCE, "date",
 )  # fmt: skip
 MODEL_COLUMNS = (
-    "suite", "kind", "model", "source", "batch", "resolution", "dtype", "peer", *TIMES, "rel_err", "multiply_adds", "floor_ms", "peak_gflops",
-    *PROVENANCE, "date",
+    "suite", "kind", "model", "source", "batch", "resolution", "dtype", "peer", *TIMES, "rel_err", "multiply_adds", "floor_ms",
+    "peak_gflops", *PROVENANCE, "date",
 )  # fmt: skip
 WHOLE = {
     "batch", "resolution", "side", "c_in", "c_mid", "c_out", "group_width", "stride", "se_width", "calls", "cores", "threads", "bytes",
@@ -62,7 +62,8 @@ def derive(row: dict, peak_gflops: float, bandwidth: Bandwidth) -> dict:
     """The row with every figure that follows from its median_ms, gflop and bytes: see docs/benchmarks.md."""
     floor = floor_ms(row["gflop"], row["bytes"], peak_gflops, bandwidth)
     made = row | {
-        "intensity": row["gflop"] * 1e9 / row["bytes"], "floor_ms": floor, "peak_gflops": peak_gflops, "copy_gbytes_s": rates_text(bandwidth),
+        "intensity": row["gflop"] * 1e9 / row["bytes"], "floor_ms": floor, "peak_gflops": peak_gflops,
+        "copy_gbytes_s": rates_text(bandwidth),
     }  # fmt: skip
     if row["median_ms"] is None:
         return made
@@ -139,4 +140,6 @@ def check_same_run(path: Path, rows: list[dict], now: dict) -> None:
         for row in rows:
             if str(row.get(name, "")) != str(now[name]):
                 then, here = (f"{value or 'nothing'}" for value in (row.get(name), now[name]))
-                raise ValueError(f"{path} holds results with {name} {then}, this run has {here}: name another file, or give --fresh to replace it")
+                raise ValueError(
+                    f"{path} holds results with {name} {then}, this run has {here}: name another file, or give --fresh to replace it"
+                )

@@ -117,7 +117,9 @@ class StepShape:
         se = self.se_width > 0
         found = {
             "a": OpShape("1x1", n, self.side, self.c_in, self.c_mid, activation=act),
-            "b": OpShape("3x3", n, self.side, self.c_mid, self.c_mid, group_width=self.group_width, stride=self.stride, pool=se, activation=act),
+            "b": OpShape(
+                "3x3", n, self.side, self.c_mid, self.c_mid, group_width=self.group_width, stride=self.stride, pool=se, activation=act
+            ),
         }  # fmt: skip
         if se:
             found["se"] = OpShape("se", n, 1, self.c_mid, self.c_mid, c_mid=self.se_width)

@@ -22,7 +22,8 @@ def print_shapes(results: dict, console: Console, most: int) -> None:
     about, peak = results["provenance"], results["peak"]
     rates = ", ".join(f"{rate:.0f} at {int(size) // MIB} MiB" for size, rate in results["copy_gbytes_s"].items())
     lines = [
-        f"{about['machine']}, {about['threads']} of {about['cores']} cores, kernels {about['isa']}, {results['dtype']}, torch {about['torch']}"
+        f"{about['machine']}, {about['threads']} of {about['cores']} cores, kernels {about['isa']}, {results['dtype']}, "
+        f"torch {about['torch']}"
         + (f", commit {about['commit']}" if about["commit"] else ""),
         f"peak {peak['gflops']:.0f} GFLOP/s ({peak['method']}); copying, read and written: {rates} GB/s",
         f"{results['coverage']:.1%} of the floor time of {len(results['models'])} models, {results['shapes']} shapes in all",
@@ -34,13 +35,15 @@ def print_shapes(results: dict, console: Console, most: int) -> None:
         console.print(losses_table(results, most))
     if results["suite"] == "ops" and results["rows"]:
         costs = {SUITES["ops"][row["peer"]].label: row["call_ms"] for row in results["rows"] if row["call_ms"]}
-        console.print("cost of a call, in every time of the peers: " + ", ".join(f"{who} {1e3 * ms:.0f} us" for who, ms in costs.items()), highlight=False)
+        text = ", ".join(f"{who} {1e3 * ms:.0f} us" for who, ms in costs.items())
+        console.print(f"cost of a call, in every time of the peers: {text}", highlight=False)
     for line in results["omitted"]:
         console.print(f"omitted: {line}", highlight=False, markup=False)
     if results["interrupted"]:
         console.print("interrupted: the same command goes on from here if it has a --csv file", highlight=False)
     elif results["steps_left"]:
-        console.print(f"{results['steps_left']} steps were left for want of time: the same command goes on if it has a --csv file", highlight=False)
+        left = results["steps_left"]
+        console.print(f"{left} steps were left for want of time: the same command goes on if it has a --csv file", highlight=False)
 
 
 def kinds_table(results: dict) -> Table:
@@ -68,9 +71,11 @@ def _over(entry: dict) -> str:
 
 
 def losses_table(results: dict, most: int) -> Table:
-    table = Table(title="What costs the models most above its floor", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    title = "What costs the models most above its floor"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("kernel" if results["suite"] == "ops" else "block", no_wrap=True, vertical="bottom")
-    for column in ("of floor\ntime", "ours\nms", "floor\nms", "GFLOP/s", "of peak", "GB/s", "flop /\nbyte", "best peer", "its ms", "over\nours"):
+    columns = ("of floor\ntime", "ours\nms", "floor\nms", "GFLOP/s", "of peak", "GB/s", "flop /\nbyte", "best peer", "its ms", "over\nours")
+    for column in columns:
         table.add_column(column, justify="right", vertical="bottom", no_wrap=True)
     groups = by_shape(results["rows"])
     ours = [group["ours"] for group in groups.values() if group.get("ours", {}).get("median_ms")]
@@ -121,7 +126,8 @@ def by_shape(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
 
 def best_peer(group: dict[str, dict]) -> dict | None:
     """The fastest row of a shape, ours aside."""
-    return min((row for name, row in group.items() if name != "ours" and row["median_ms"] is not None), key=lambda row: row["median_ms"], default=None)
+    timed = (row for name, row in group.items() if name != "ours" and row["median_ms"] is not None)
+    return min(timed, key=lambda row: row["median_ms"], default=None)
 
 
 def save_roofline(results: dict, path) -> None:

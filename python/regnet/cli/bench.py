@@ -9,14 +9,15 @@ import sys
 
 from regnet.cli import bench_models, bench_shapes
 
-DESCRIPTION = """With no suite, or `models`: classify photographs with our kernels and with every peer that is installed; print parity, latency, the floor
-and the speed-up. `regnet bench blocks --help` and `regnet bench ops --help` tell of the other suites.
+DESCRIPTION = """With no suite, or `models`: classify photographs with our kernels and with every peer that is installed; print parity,
+latency, the floor and the speed-up. `regnet bench blocks --help` and `regnet bench ops --help` tell of the other suites.
 
 The weights are random (with BatchNorm statistics measured on the photographs) unless --checkpoint or --pretrained is given:
 parity and latency are real, the classes are not. Everything left out is named at the end, with its reason."""
 # The same instruction set for oneDNN and for PyTorch's own kernels, so that a roofline is of one machine.
 PEERS_ISA = {
-    "baseline": ("SSE41", "default"), "avx2": ("AVX2", "avx2"), "avx512": ("AVX512_CORE", "avx512"), "avx512_bf16": ("AVX512_CORE_BF16", "avx512"),
+    "baseline": ("SSE41", "default"), "avx2": ("AVX2", "avx2"),
+    "avx512": ("AVX512_CORE", "avx512"), "avx512_bf16": ("AVX512_CORE_BF16", "avx512"),
 }  # fmt: skip
 
 
@@ -60,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _isa(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--isa", choices=tuple(PEERS_ISA), help="instruction set of our kernels, and the most that oneDNN and PyTorch may use "
-                        "(default: the widest of this CPU; ONNX Runtime and OpenVINO always choose for themselves)")  # fmt: skip
+    parser.add_argument("--isa", choices=tuple(PEERS_ISA), help="instruction set of our kernels, and the most that oneDNN and PyTorch may "
+                        "use (default: the widest of this CPU; ONNX Runtime and OpenVINO always choose for themselves)")  # fmt: skip
 
 
 def _environment(isa: str) -> dict[str, str]:

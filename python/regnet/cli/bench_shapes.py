@@ -13,11 +13,12 @@ from regnet.cli.output import comma_list, comma_numbers, console, positive, prin
 
 HELP = {"ops": "single kernels: 1x1, grouped 3x3, squeeze-and-excite, stem, head", "blocks": "whole blocks"}
 DESCRIPTIONS = {
-    "ops": """Time every distinct kernel of the named models (shapes from their configurations): ours inside a packed step, beside eager PyTorch,
-oneDNN with packed weights, and torch.compile; GFLOP/s, share of the measured peak, bytes/s, and the floor, the longer of flops at the peak and
-bytes at the bandwidth of copying. The shapes that are most of the models' floor time come first, so that a part of a run tells most.""",
-    "blocks": """Time every distinct block of the named models, called as a module: ours beside eager PyTorch (channels_last), torch.compile, and ONNX
-Runtime and OpenVINO where they are installed. The blocks that are most of the models' floor time come first.""",
+    "ops": """Time every distinct kernel of the named models (shapes from their configurations): ours inside a packed step, beside eager
+PyTorch, oneDNN with packed weights, and torch.compile; GFLOP/s, share of the measured peak, bytes/s, and the floor, the longer of flops
+at the peak and bytes at the bandwidth of copying. The shapes that are most of the models' floor time come first, so that a part of a run
+tells most.""",
+    "blocks": """Time every distinct block of the named models, called as a module: ours beside eager PyTorch (channels_last),
+torch.compile, and ONNX Runtime and OpenVINO where they are installed. The blocks that are most of the models' floor time come first.""",
 }
 EXAMPLES = """examples:
   regnet bench {suite} --models regnety_400mf
@@ -40,11 +41,13 @@ def options(parser: argparse.ArgumentParser, suite: str) -> None:
     how = parser.add_argument_group("how to measure")
     how.add_argument("--threads", type=positive, metavar="N", help="threads for everybody (default: torch's)")
     how.add_argument("--minutes", type=float, default=ShapePlan.minutes, metavar="M", help="stop in time for this (default: no limit)")
-    how.add_argument("--rounds", type=positive, default=ShapePlan.rounds, metavar="N", help="blocks of calls a peer gets (default: %(default)s)")
-    how.add_argument("--seconds", type=float, default=ShapePlan.block_seconds, metavar="S", help="length of such a block (default: %(default)s)")
+    rounds, seconds = ShapePlan.rounds, ShapePlan.block_seconds
+    how.add_argument("--rounds", type=positive, default=rounds, metavar="N", help="blocks of calls for a peer (default: %(default)s)")
+    how.add_argument("--seconds", type=float, default=seconds, metavar="S", help="length of such a block (default: %(default)s)")
     how.add_argument("--seed", type=int, default=ShapePlan.seed, help="of the random weights (default: %(default)s)")
     out = parser.add_argument_group("what to write")
-    out.add_argument("--csv", type=Path, metavar="FILE", help="one line per shape and peer, written after every step; what it holds already is not run again")
+    out.add_argument("--csv", type=Path, metavar="FILE", help="one line per shape and peer, written after every step; what it holds "
+                     "already is not run again")  # fmt: skip
     out.add_argument("--fresh", action="store_true", help="replace what the --csv file holds")
     out.add_argument("--json", metavar="FILE", help="all results; - for standard output instead of the tables")
     out.add_argument("--plot", type=Path, metavar="FILE.png", help="a roofline (.png, .svg or .pdf)")
