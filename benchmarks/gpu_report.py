@@ -1,23 +1,28 @@
 """What can be known of the GPU path without a GPU, as docs/gpu_report.md.
 
-    python -m benchmarks.gpu_report                       all named models, all cards: about an hour on two cores
-    python -m benchmarks.gpu_report --cards sm_90 --models 'regnety*' --batches 256
+    python -m benchmarks.gpu_report                       all named models, cards and dtypes
+    python -m benchmarks.gpu_report --cards sm_90 --models 'regnety*' --batches 256 --dtypes float16
+    python -m benchmarks.gpu_report --plan                how many forms there are, and how many are still to be compiled: seconds
+    python -m benchmarks.gpu_report --kept                the report of what is compiled so far
     python -m benchmarks.gpu_report --traffic-only        seconds
 
-Compiles the launches that our own code makes for each model, batch and card, reads the machine code, and names what falls
-below the bars of regnet_kernels.testing.triton_dry_run; then the traffic model (regnet.traffic). Interrupted, it goes on where
-it stopped: compiled kernels stay in Triton's cache, what was read of them in build/gpu_report. Exit status 1 if a bar is missed.
+Compiles the launches that our own code makes for each model, batch, dtype and card, reads the machine code, and names what falls
+below the bars of regnet_kernels.testing.triton_dry_run; then the traffic model (regnet.traffic). Launches of different models that
+run the same compiled form share it; a form takes about half a second of one core. Interrupted, it goes on where it stopped: what was
+read of a form stays in build/gpu_report until its kernel changes. Exit status 1 if a bar is missed, 2 for a Triton without bars.
 """
 
 import argparse
 import fnmatch
+import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
-
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from regnet.atomic import write_text
 from regnet.models.registry import list_models
 from regnet.traffic import CARDS, PATHS, plain_network, traffic
@@ -38,12 +43,24 @@ def main() -> int:
         return 1
     parts, missed = [HEADER], 0
     if not args.traffic_only:
-        inspected, uses = compile_all(names, args)
-        text, missed = code_report(inspected, uses, names, args)
+        from regnet_kernels.testing.triton_dry_run import BARS, bars_here
+
+        if bars_here() is None:
+            import triton
+
+            print(f"there are no bars for Triton {triton.__version__}, only for {', '.join(BARS)}: look at what this version makes of the "
+                  "kernels, then add it to BARS in regnet_kernels/testing/triton_dry_run.py", file=sys.stderr)
+            return 2
+        forms, uses = plan(names, args)
+        kept = [launch for launch in forms if (store() / f"{launch.digest}.json").exists()]
+        print(f"{sum(len(using) for using in uses.values())} uses of {len(forms)} forms by {len(names)} models; {len(kept)} are known")
+        if args.plan:
+            return 0
+        text, missed = code_report(compile_all(kept if args.kept else forms, args.jobs), forms, uses, names, args)
         parts.append(text)
     parts.append(traffic_report(names))
     write_text(Path(args.output), "\n\n".join(parts) + "\n")
-    print(f"{args.output} written" + (f"; {missed} kernels fall below a bar" if missed else ""))
+    print(f"{args.output} written" + (f"; {missed} forms fall below a bar" if missed else ""))
     return 1 if missed else 0
 
 
@@ -52,64 +69,123 @@ def parse():
     parser.add_argument("--models", nargs="+", default=["*"], help="names or patterns (default: all named X and Y)")
     parser.add_argument("--cards", nargs="+", default=list(MULTIPROCESSORS), choices=list(MULTIPROCESSORS))
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
-    parser.add_argument("--dtypes", nargs="+", default=["float16"], choices=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes that compile (default: the cores)")
+    parser.add_argument("--plan", action="store_true", help="count the forms, compile nothing")
+    parser.add_argument("--kept", action="store_true", help="report what is compiled already, and how many forms are not yet")
     parser.add_argument("--traffic-only", action="store_true", help="compile nothing")
     parser.add_argument("--output", default=str(ROOT / "docs/gpu_report.md"))
     return parser.parse_args()
 
 
-def compile_all(names, args):
-    """([Inspected], {kernel hash: set of models}) of each distinct kernel."""
+def store() -> Path:
+    import triton
+
+    return STORE / f"triton-{triton.__version__}"
+
+
+def plan(names, args):
+    """([Launch], {digest: {(model, batch)}}): one launch of each distinct form, by dtype and card."""
     from regnet_kernels.backends import gpu
     from regnet_kernels.backends.triton.machine import Machine
-    from regnet_kernels.testing.triton_dry_run import dry_run, inspect_kernel
+    from regnet_kernels.testing.triton_dry_run import distinct, dry_run
 
-    found, uses = {}, defaultdict(set)
-    jobs = [(arch, name, dtype, batch) for arch in args.cards for name in names for dtype in args.dtypes for batch in args.batches]
-    with Progress() as progress:
-        task = progress.add_task("compiling", total=len(jobs))
-        for arch, name, dtype, batch in jobs:
-            progress.update(task, description=f"{arch} {name} {dtype} batch {batch}: {len(found)} kernels")
-            packed = plain_network(name, DTYPES[dtype])
-            image = torch.empty((batch, 3, 224, 224), dtype=DTYPES[dtype], device="meta")
-            with dry_run(Machine(arch, MULTIPROCESSORS[arch])) as launches:
-                gpu.run(image, packed.weights, packed.params, packed.program, layers="triton")
-            for launch in launches:
-                key = arch, launch.kernel.metadata.hash
-                uses[key].add(name)
-                if key not in found:
-                    found[key] = inspect_kernel(launch, STORE)
-            progress.advance(task)
+    found, uses = [], defaultdict(set)
+    for dtype in args.dtypes:
+        for arch in args.cards:
+            for name in names:
+                packed = plain_network(name, DTYPES[dtype])
+                for batch in args.batches:
+                    image = torch.empty((batch, 3, 224, 224), dtype=DTYPES[dtype], device="meta")
+                    with dry_run(Machine(arch, MULTIPROCESSORS[arch])) as launches:
+                        gpu.run(image, packed.weights, packed.params, packed.program, layers="triton")
+                    found += [launch for launch in distinct(launches) if launch.digest not in uses]
+                    for launch in launches:
+                        uses[launch.digest].add((name, batch))
     return found, uses
 
 
-def code_report(inspected, uses, names, args):
+FORMS = []  # what the processes that compile inherit: a launch holds a function of this process
+AT_ONCE = 12  # forms that are disassembled together
+
+
+def _inspect(part):
+    from regnet_kernels.testing.triton_dry_run import inspect_kernels
+
+    return part, inspect_kernels(FORMS[part], store())
+
+
+def compile_all(forms, jobs):
+    """[(Launch, Inspected)] in the order of `forms`."""
+    FORMS[:] = forms
+    found, parts, start = {}, [], 0
+    for index in range(1, len(forms) + 1):
+        if index == len(forms) or index == start + AT_ONCE or forms[index].card != forms[start].card:
+            parts.append(slice(start, index))
+            start = index
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("compiling", total=len(forms))
+
+        def take(part, ones):
+            found.update(zip(range(part.start, part.stop), ones))
+            progress.update(task, advance=len(ones), description=f"{ones[0].arch} {ones[0].dtype}")
+
+        if jobs == 1:
+            for part in parts:
+                take(*_inspect(part))
+        else:
+            with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+                try:
+                    for done in as_completed([pool.submit(_inspect, part) for part in parts]):
+                        take(*done.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    return [(forms[index], found[index]) for index in range(len(forms))]
+
+
+def code_report(inspected, forms, uses, names, args):
+    """(text, number of forms below a bar)"""
     import triton
 
+    from regnet_kernels.testing.triton_dry_run import bars_here
+
     lines = [f"## Machine code\n\nTriton {triton.__version__}; {len(names)} models, batch {', '.join(map(str, args.batches))}, "
-             f"{', '.join(args.dtypes)}. A row is a kernel on a card; of its distinct compiled forms: how many, the most registers and "
-             "shared memory, how many spill, use tensor cores, copy asynchronously, load 16 bytes at once.\n",
-             "| card | kernel | dtype | forms | registers | shared KiB | spill | tensor cores | async | 16 bytes | below a bar |",
+             f"{', '.join(args.dtypes)} (float32 as TF32): {len(inspected)} distinct compiled forms of {len(forms)}"
+             f"{not_yet(inspected, forms)}. A row is a kernel on a card in a dtype: "
+             "how many forms, their most registers and shared memory; how many spill, use tensor cores (on AMD: matrix cores), copy "
+             "asynchronously, load 16 bytes at once; how many fall below a bar (`BARS` in `regnet_kernels/testing/triton_dry_run.py`).\n",
+             "| dtype | card | kernel | forms | registers | shared KiB | spill | tensor cores | async | 16 bytes | below a bar |",
              "|---|---|---|---|---|---|---|---|---|---|---|"]
     groups = defaultdict(list)
-    for (arch, _), one in inspected.items():
-        groups[arch, one.name, one.dtype].append(one)
-    for (arch, name, dtype), ones in sorted(groups.items(), key=lambda item: (args.cards.index(item[0][0]), *item[0][1:])):
-        n = len(ones)
-        known = not arch.startswith("gfx")
+    for launch, one in inspected:
+        groups[one.dtype, one.arch, one.name].append(one)
+    bars = bars_here()
+    for (dtype, arch, name), ones in groups.items():
         counts = [sum(map(bool, column)) for column in ([o.spills + o.stack for o in ones], [o.tensor_core for o in ones],
                                                         [o.async_copies for o in ones], [o.wide_loads for o in ones])]
-        cells = [max(o.registers for o in ones), f"{max(o.shared for o in ones) / 1024:.0f}", *counts]
-        shown = cells if known else ["", cells[1], "", "", "", ""]
-        lines.append(f"| {arch} | {name} | {dtype} | {n} | " + " | ".join(map(str, shown)) + f" | {sum(bool(o.faults()) for o in ones) or ''} |")
-    below = [(key, one) for key, one in inspected.items() if one.faults()]
+        if arch.startswith("gfx"):
+            counts[2] = "-"
+        cells = [len(ones), max(o.registers for o in ones), f"{max(o.shared for o in ones) / 1024:.0f}", *counts,
+                 sum(bool(o.faults(bars)) for o in ones) or ""]
+        lines.append(f"| {dtype} | {arch} | {name} | " + " | ".join(map(str, cells)) + " |")
+    below = [(launch, one) for launch, one in inspected if one.faults(bars)]
     if below:
         lines.append("\nBelow a bar:\n")
-        for key, one in below:
+        for launch, one in below:
             cut = ", ".join(f"{name}={value}" for name, value in one.constants.items() if value not in (False, "ieee"))
-            lines.append(f"- {one.arch} {one.name} {one.dtype} ({cut}; {one.warps} warps, {one.stages} stages): {'; '.join(one.faults())} "
-                         f"[{', '.join(sorted(uses[key])[:3])}]")
+            where = ", ".join(f"{model} batch {batch}" for model, batch in sorted(uses[launch.digest])[:2])
+            lines.append(f"- {one.arch} {one.name} {one.dtype} ({cut}; {one.warps} warps, {one.stages} stages): "
+                         f"{'; '.join(one.faults(bars))} [{where}]")
     return "\n".join(lines), len(below)
+
+
+def not_yet(inspected, forms):
+    """What is left to compile, in words."""
+    done = {launch.digest for launch, _ in inspected}
+    left = Counter(f"{launch.dtype} {launch.card.arch}" for launch in forms if launch.digest not in done)
+    return f"; not compiled yet: {', '.join(f'{n} of {what}' for what, n in left.items())}" if left else ""
 
 
 def traffic_report(names):

@@ -30,14 +30,15 @@ class Config(NamedTuple):
 
 class Limits(NamedTuple):
     """What a class of cards may be given, for 16-bit types and for float32. gated_depth: the most input channels a step where a gate
-    is multiplied in, which goes through registers."""
+    is multiplied in, which goes through registers; warp_elements, least_warp_elements: accumulators of a warp, about."""
 
     rows: tuple[int, ...]
     columns: int
     depths: tuple[int, ...]
     stages: int
     gated_depth: int = 32
-    warp_elements: int = 64 * 32  # accumulators of a warp: 64 registers a thread
+    warp_elements: int = 64 * 32  # 64 registers a thread
+    least_warp_elements: int = 0
 
 
 HALF, FULL = 2, 4  # bytes of an element
@@ -51,10 +52,12 @@ LIMITS = {
     # wgmma reads both operands from shared memory: registers are left for more accumulators
     "sm_90": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=4, gated_depth=64, warp_elements=96 * 32), FULL: _FULL},
     "sm_100": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=4), FULL: _FULL},
+    # Its compiler aims at more threads a multiprocessor and spills at steps of 64 channels, and at 32 x 80 in four warps
+    "sm_120": {HALF: Limits((128, 64, 32, 16), 128, (32, 16), stages=4, least_warp_elements=22 * 32), FULL: _FULL},
     "gfx942": {HALF: Limits((128, 64, 32, 16), 128, (64, 32, 16), stages=2), FULL: _FULL},
 }
 CLASS = {"sm_80": "sm_80", "sm_86": "sm_86", "sm_87": "sm_86", "sm_89": "sm_86", "sm_90": "sm_90", "sm_100": "sm_100",
-         "sm_103": "sm_100", "sm_120": "sm_86", "sm_121": "sm_86", "gfx942": "gfx942"}
+         "sm_103": "sm_100", "sm_120": "sm_120", "sm_121": "sm_120", "gfx942": "gfx942"}
 
 
 class Sweep(NamedTuple):
@@ -216,8 +219,10 @@ def _rows(card: Machine, allowed: Limits, rows: int, image_rows: int, parts: int
 
 def _finish(card: Machine, dtype: torch.dtype, rows: int, columns: int, o: int, depth: int, stages: int, gated: bool = False) -> Config:
     width = cut_columns(o, columns).width
-    most = limits(card, dtype).warp_elements
-    warps = 8 if rows * width > 4 * most else 4
+    allowed = limits(card, dtype)
+    warps = 8 if rows * width > 4 * allowed.warp_elements else 4
+    while warps > 1 and rows * width < warps * allowed.least_warp_elements:
+        warps //= 2
     # With more threads than 16-byte pieces of a tile, each would load less than 16 bytes at once.
     warps = max(1, min(warps, rows * depth * dtype.itemsize // (16 * 32)))
     step = (rows * (2 if gated else 1) + width) * depth * dtype.itemsize
