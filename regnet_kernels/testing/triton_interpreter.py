@@ -47,7 +47,15 @@ def install() -> None:
         data = round_to_bfloat16(values) if wanted == tl.bfloat16 else values.astype(interpreter._get_np_dtype(wanted))
         return handle(data, wanted)
 
+    plain_patch = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor, scope):
+        """Triton 3.6 makes an index of an array of one element and one dimension, which NumPy 2.4 refuses."""
+        plain_patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     builder.create_dot, builder.cast_impl, builder._regnet_kernels = create_dot, cast_impl, True
+    interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
