@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import torch
 from regnet_kernels import tuning
-from regnet_kernels.backends.triton.shapes import DirectShape, GateShape, GroupedShape, PointwiseShape, Shape
+from regnet_kernels.backends.triton import fusion
+from regnet_kernels.backends.triton.shapes import DirectShape, ExpandShape, GateShape, GroupedShape, PointwiseShape, Shape
 from regnet_kernels.packing import BLOCK, CONV
 
 from benchmarks.gpu_check import no_card
@@ -102,6 +103,10 @@ def plan(names: Iterable[str], batches: Iterable[int], dtypes: Iterable[torch.dt
             for shape, one in launches(specs, batch):
                 for dtype in dtypes:
                     floors[shape, dtype] += Traffic((one,), dtype.itemsize).floor_ms(card)
+            for shape, both in pairs(specs, batch):
+                for dtype in dtypes:
+                    if not fusion.why_not(shape, dtype):  # after its two layers, because it is measured against them as they are tuned
+                        floors[shape, dtype] += min(Traffic((one,), dtype.itemsize).floor_ms(card) for one in both)
     return sorted((Job(*key, floor) for key, floor in floors.items()), key=lambda job: -job.floor_ms)
 
 
@@ -135,6 +140,14 @@ def launches(specs, batch: int, resolution: int = 224) -> list[tuple[Shape, Pass
             continue
         side = out
     return found
+
+
+def pairs(specs, batch: int, resolution: int = 224) -> list[tuple[ExpandShape, tuple[Pass, Pass]]]:
+    """A block's 1x1 and its grouped 3x3 as one launch, and the traffic of the two apart. Those of stride 2: at stride 1 the 1x1 would be
+    computed three times, which is far from a gain on every card of backends/triton/cards.py."""
+    ours = launches(specs, batch, resolution)
+    return [(ExpandShape(two.images, two.height, two.width, one.k, two.channels, two.group_width, two.stride, two.pool), (first, second))
+            for (one, first), (two, second) in zip(ours, ours[1:]) if isinstance(two, GroupedShape) and two.stride == 2]
 
 
 def work(todo: list[Job], tune: Callable[[Job], tuning.Tuned], deadline: float) -> Outcome:

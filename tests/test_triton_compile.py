@@ -53,6 +53,42 @@ def test_forms_that_spilled_on_consumer_blackwell_before_it_had_a_row_of_its_own
     check(launches, {"grouped_kernel", "pointwise_kernel"})
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942"])
+def test_the_fused_1x1_and_grouped_3x3(arch):
+    """As the estimate chooses it on the cards where it gains, and as it would run on those where it does not."""
+    from regnet_kernels.backends.triton import configs, fusion
+    from regnet_kernels.backends.triton.expand_grouped import expand_grouped
+    from regnet_kernels.backends.triton.shapes import ExpandShape
+
+    def new(*shape, dtype=torch.float16):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    card = Machine(arch, 84)
+    with dry.dry_run(card) as launches:
+        for shape in (ExpandShape(256, 56, 56, 32, 48, 16, 2, 1), ExpandShape(32, 28, 28, 24, 56, 8, 2, 0)):
+            k, c, g = shape.k, shape.channels, shape.group_width
+            x = new(shape.images, shape.height_in, shape.width_in, k).permute(0, 3, 1, 2)
+            bias = new(c, dtype=torch.float32)
+            config = configs.expand_config(card, torch.float16, shape)
+            expand_grouped(x, new(c, k), bias, new(c, 3, 3, g), bias, config, stride=2, activation=1, pool=bool(shape.pool))
+            one = fusion.estimate(card, torch.float16, shape)
+            assert one.fused.bytes < one.apart.bytes and one.fused.flops > one.apart.flops
+            assert one.gains == (configs.heuristic(card, torch.float16, shape).launches == 1)
+    check(launches, {"expand_grouped_kernel"})
+
+
+def test_layers_stay_apart_where_the_estimate_gains_nothing():
+    from regnet_kernels.backends.triton import configs
+    from regnet_kernels.backends.triton.shapes import ExpandShape
+
+    def fused(arch, multiprocessors, *shape):
+        return configs.heuristic(Machine(arch, multiprocessors), torch.float16, ExpandShape(*shape)).launches == 1
+
+    first, inner = (256, 56, 56, 32, 48, 16, 2, 1), (256, 28, 28, 104, 104, 8, 1, 1)
+    assert fused("sm_86", 84, *first) and not fused("sm_100", 148, *first)
+    assert not any(fused(arch, 100, *inner) for arch in ("sm_80", "sm_86", "sm_90", "sm_100", "sm_120"))  # 3 x the 1x1 is too much
+
+
 def check(launches, names):
     assert {launch.name for launch in launches} == names
     bars = dry.bars_here()

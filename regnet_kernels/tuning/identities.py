@@ -15,7 +15,7 @@ from .._extension import CUDA
 
 KERNELS = Path(__file__).resolve().parent.parent / "backends/triton"
 # What a kernel computes and how a configuration is turned into its arguments.
-SOURCES = ("pointwise.py", "grouped.py", "direct.py", "gate.py", "epilogue.py", "tiles.py", "shapes.py", "configs.py")
+SOURCES = ("pointwise.py", "grouped.py", "expand_grouped.py", "direct.py", "gate.py", "epilogue.py", "tiles.py", "shapes.py", "configs.py")
 PROC = Path("/proc/driver/nvidia/version")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from ..backends.gpu.fused import expand_grouped
 from ..backends.gpu.network import kernel
-from ..backends.triton.shapes import DirectShape, GateShape, GroupedShape, PointwiseShape, Shape
+from ..backends.triton.shapes import DirectShape, ExpandShape, GateShape, GroupedShape, PointwiseShape, Shape
 
 Call = Callable[[], tuple[torch.Tensor, ...]]
 RELU = 1
@@ -16,7 +17,8 @@ TILE = 64  # pixels of a partial sum that the gate adds up
 
 def make(shape: Shape, dtype: torch.dtype, device: torch.device, backend: str = "triton") -> Call:
     """A function that runs the layer and returns its results: of the grouped convolution the map and the partial sums."""
-    return _MAKERS[type(shape)](shape, _Random(dtype, device), kernel(backend, shape.kernel))
+    run = expand_grouped if isinstance(shape, ExpandShape) else kernel(backend, shape.kernel)
+    return _MAKERS[type(shape)](shape, _Random(dtype, device), run)
 
 
 class _Random:
@@ -62,6 +64,18 @@ def _grouped(shape: GroupedShape, new: _Random, run: Callable) -> Call:
     return call
 
 
+def _expand(shape: ExpandShape, new: _Random, run: Callable) -> Call:
+    n, _, _, k, c, group_width, stride, pool = shape
+    x, a, a_bias = new.map(n, k, shape.height_in, shape.width_in), new(c, k, fan=k), new.bias(c)
+    b, b_bias = new(c, 3, 3, group_width, fan=9 * group_width), new.bias(c)
+
+    def call():
+        y, sums = run(x, a, a_bias, b, b_bias, stride=stride, activation=RELU, pool=bool(pool))
+        return (y, sums) if pool else (y,)
+
+    return call
+
+
 def _direct(shape: DirectShape, new: _Random, run: Callable) -> Call:
     n, height, width, c, o, side, stride = shape
     padding, depth = (side - 1) // 2, side * side * c
@@ -78,4 +92,4 @@ def _gate(shape: GateShape, new: _Random, run: Callable) -> Call:
     return lambda: (run(sums, w1, b1, w2, b2, pixels, transposed=bool(transposed)),)
 
 
-_MAKERS = {PointwiseShape: _pointwise, GroupedShape: _grouped, DirectShape: _direct, GateShape: _gate}
+_MAKERS = {PointwiseShape: _pointwise, GroupedShape: _grouped, DirectShape: _direct, GateShape: _gate, ExpandShape: _expand}

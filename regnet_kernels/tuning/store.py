@@ -25,7 +25,7 @@ from .identities import Identity
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
 OTHER_BACKENDS = ("cuda", "cudnn")
-STAGES = {"gate": (7, 5)}  # numbers of a configuration, and the place of `stages`; of the other kernels:
+STAGES = {"gate": (7, 5), "expand_grouped": (9, 7)}  # numbers of a configuration, and the place of `stages`; of the other kernels:
 OTHERS = 5, 4
 
 

@@ -54,7 +54,7 @@ def tune(shape: Shape, dtype: torch.dtype, device: torch.device | str | None = N
 
     known = table.tuned(device, shape, dtype)
     if known is not None and not again:
-        kind = configs.GateConfig if shape.kernel == "gate" else configs.Config
+        kind = {"gate": configs.GateConfig, "expand_grouped": configs.ExpandConfig}.get(shape.kernel, configs.Config)
         return Tuned(shape, dtype, kind(*known.config), known.ms, known.heuristic_ms, 0, 0, known.others)
     with on_device(torch.empty(0, device=device)), torch.inference_mode():
         found = _search(shape, dtype, device, timer or _CardTimer())
@@ -96,7 +96,7 @@ def _search(shape: Shape, dtype: torch.dtype, device: torch.device, timer: Timer
     if times[best] > (1 - GAIN) * times[start]:
         best = start
     others = {}
-    for name in choice.candidates(shape, dtype, device):
+    for name in () if shape.kernel == "expand_grouped" else choice.candidates(shape, dtype, device):  # fused or not is its `launches`
         if name == "triton":
             continue
         try:

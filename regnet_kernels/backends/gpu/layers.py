@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...packing import CONV, HEAD
 from ...plain import PlainSpec
-from ..triton.shapes import DirectShape, GateShape, GroupedShape, SHAPES, PointwiseShape, Shape
+from ..triton.shapes import DirectShape, ExpandShape, GateShape, GroupedShape, SHAPES, PointwiseShape, Shape
 
 
 class MeanShape(NamedTuple):
@@ -21,7 +21,7 @@ class MeanShape(NamedTuple):
     channels: int
 
 
-KINDS = (*SHAPES, MeanShape.kernel)
+KINDS = (*(kind for kind in SHAPES if kind != ExpandShape.kernel), MeanShape.kernel)  # two layers in one are no layer
 
 
 class Layer(NamedTuple):

@@ -14,7 +14,7 @@ from ...plain import PlainSpec, program_specs
 from .. import cuda
 from ..triton import kernels
 from ..triton.machine import on_device
-from . import choice, cudnn
+from . import choice, cudnn, fused
 from .layers import step_layers
 
 
@@ -32,15 +32,20 @@ def run(x, weights, params, program, mean=None, scale=None, layers=""):
                 x = by["w"](x, part["w"], part["bias"], spec.kernel, stride=spec.stride, padding=spec.padding, activation=spec.activation,
                             normalise=normalise)
                 normalise = None
+            elif spec.kind == HEAD:
+                x = head(x, spec, part, by)
             else:
-                x = (head if spec.kind == HEAD else block)(x, spec, part, by)
+                x = block(x, spec, part, by, may_fuse=not layers)
         return x
 
 
-def block(x: torch.Tensor, spec: PlainSpec, part: dict[str, torch.Tensor], by: dict) -> torch.Tensor:
-    """A bottleneck: three layers, with a squeeze-excite four. by: the function of each."""
-    t = by["a"](x, part["a"], part["a_bias"], activation=spec.activation)
-    t, sums = by["b"](t, part["b"], part["b_bias"], stride=spec.stride, activation=spec.activation, pool=bool(spec.se_width))
+def block(x: torch.Tensor, spec: PlainSpec, part: dict[str, torch.Tensor], by: dict, may_fuse: bool = False) -> torch.Tensor:
+    """A bottleneck: three layers, with a squeeze-excite four. by: the function of each; may_fuse: the first two may be one kernel."""
+    options = {"stride": spec.stride, "activation": spec.activation, "pool": bool(spec.se_width)}
+    if may_fuse:
+        t, sums = fused.expand_grouped(x, part["a"], part["a_bias"], part["b"], part["b_bias"], **options, by=(by["a"], by["b"]))
+    else:
+        t, sums = by["b"](by["a"](x, part["a"], part["a_bias"], activation=spec.activation), part["b"], part["b_bias"], **options)
     gate = None
     if spec.se_width:
         gate = by["se"](sums, part["w1"], part["b1"], part["w2"], part["b2"], t.shape[2] * t.shape[3], transposed=True)

@@ -4,6 +4,7 @@
     shapes       what a launch's configuration may depend on
     pointwise    1x1 with gate, residual, projection                 grouped          grouped 3x3 with the squeeze's sums
     gate         the squeeze-excite's gate                           pool, scale      passes over a map
+    expand_grouped  a block's 1x1 and grouped 3x3 in one         fusion, cards    whether that pays, as an estimate
     direct       the stem                                            epilogue         what ends a kernel
     run          the ops, and a packed network step by step
 """

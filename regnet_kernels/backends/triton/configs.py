@@ -13,7 +13,7 @@ import torch
 
 from ...tuning import table
 from .machine import Machine, machine
-from .shapes import DirectShape, GateShape, GroupedShape, PointwiseShape, Shape
+from .shapes import DirectShape, ExpandShape, GateShape, GroupedShape, PointwiseShape, Shape
 from .tiles import cut_columns
 
 
@@ -89,6 +89,23 @@ GATE = {HALF: GateConfig(16, 64, 64, 32, 4, 2), FULL: GateConfig(16, 32, 32, 32,
 # One multiprocessor reads about 100 GB/s from the L2 cache: this much takes as long as another launch in a CUDA graph.
 ONE_LAUNCH_BYTES = 256 << 10
 
+
+class ExpandConfig(NamedTuple):
+    """Of expand_grouped.py. rows: pixels of a tile, `across` columns of each of rows / across images; lines: of the result a program;
+    side: channels of a part, a power of two that holds whole groups; parts: of a program; depth: input channels a step; launches: 1
+    fused, 2 the two layers apart (the other numbers then count for nothing)."""
+
+    rows: int
+    across: int
+    lines: int
+    side: int
+    parts: int
+    depth: int
+    warps: int
+    stages: int
+    launches: int = 1
+
+
 FLAT_COST = 1.5  # computing an address for each element of a step, where it could be one a pixel
 PROGRAM_ROWS = 16  # what starting and ending a program costs, in rows
 
@@ -126,8 +143,14 @@ def gate(device: torch.device, dtype: torch.dtype, shape: GateShape) -> GateConf
     return table.choose(device, dtype, shape, GateConfig, lambda: heuristic(machine(device), dtype, shape))
 
 
-def heuristic(card: Machine, dtype: torch.dtype, shape: Shape) -> Config | GateConfig:
+def expand_grouped(device: torch.device, dtype: torch.dtype, shape: ExpandShape) -> ExpandConfig:
+    return table.choose(device, dtype, shape, ExpandConfig, lambda: heuristic(machine(device), dtype, shape))
+
+
+def heuristic(card: Machine, dtype: torch.dtype, shape: Shape) -> Config | GateConfig | ExpandConfig:
     """The configuration of a launch that nobody measured. dtype: of the weights."""
+    if isinstance(shape, ExpandShape):
+        return _expand_or_not(card, dtype, shape, precision(dtype))
     if isinstance(shape, PointwiseShape):
         return _pointwise(card, dtype, shape.rows, shape.k, shape.o, bool(shape.gated))
     if isinstance(shape, GroupedShape):
@@ -144,6 +167,9 @@ def neighbours(card: Machine, dtype: torch.dtype, shape: Shape, config: Config |
     half = dtype.itemsize == HALF
     if isinstance(shape, GateShape):
         steps = {"launches": (1, 2), "columns": (16, 32, 64), "units": (16, 32, 64), "warps": (2, 4, 8)}
+    elif isinstance(shape, ExpandShape):
+        steps = {"launches": (1, 2), "lines": (8, 16, 32, 64), "parts": (1, 2, 4), "warps": (2, 4, 8), "stages": (1, 2, 3, 4),
+                 "rows": (16, 32, 64, 128), "across": (1, 2, 4, 8, 16, 32, 64, 128), "depth": (16, 32, 64, 128)}
     elif isinstance(shape, DirectShape):
         steps = {"rows": (16, 32, 64, 128), "columns": (32, 64), "warps": (2, 4, 8), "depth": (16, 32)}
     else:
@@ -160,6 +186,11 @@ def _fits(card: Machine, dtype: torch.dtype, shape: Shape, config: Config | Gate
     """Within shared memory and the registers of a program's threads, roughly; the compiler has the last word."""
     if isinstance(shape, GateShape):
         return True
+    if isinstance(shape, ExpandShape):
+        images = config.rows // config.across
+        return (images > 0 and images * shape.height_in * shape.width_in * max(shape.k, shape.channels) < 1 << 31
+                and config.rows * config.side * config.parts <= 1024 * config.warps
+                and config.stages * _expand_step(shape, config, dtype) <= card.shared_memory)
     outputs = group_span(shape.group_width, shape.channels) if isinstance(shape, GroupedShape) else shape.o
     width = cut_columns(outputs, config.columns).width
     gated = isinstance(shape, PointwiseShape) and shape.gated
@@ -229,3 +260,50 @@ def _finish(card: Machine, dtype: torch.dtype, rows: int, columns: int, o: int, 
     while stages > 1 and stages * step > card.shared_memory * 0.9:
         stages -= 1
     return Config(rows, columns, depth, warps, stages)
+
+
+@cache
+def _expand_or_not(card: Machine, dtype: torch.dtype, shape: ExpandShape, asked: str) -> ExpandConfig:
+    """asked: the precision, which `fusion.estimate` looks up for itself; an argument so that no result outlives a change of it."""
+    from .fusion import estimate
+
+    config = expand_config(card, dtype, shape)
+    return config if estimate(card, dtype, shape, config).gains else config._replace(launches=2)
+
+
+def expand_config(card: Machine, dtype: torch.dtype, shape: ExpandShape) -> ExpandConfig:
+    """The fused kernel's, for a shape that `fusion.why_not` takes. Accumulators of more than 16 registers a thread spill (three lines'
+    sums, the 1x1's and its rounded result live at once); wgmma, which leaves operands in shared memory, takes them in 64 rows."""
+    half = dtype.itemsize == HALF
+    side = max(16, 1 << (shape.group_width - 1).bit_length())
+    rows = (64 if side <= 32 or card.arch == "sm_90" and side == 64 else 32) if half else 16
+    warps = 4 if rows * side <= 64 * 32 else 8
+    span = side // shape.group_width * shape.group_width
+    parts = 2 if half and side == 16 and shape.channels > span else 1
+    sizes = [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= rows]
+    sizes = [size for size in sizes if rows // size * shape.height_in * shape.width_in * max(shape.k, shape.channels) < 1 << 31] or [rows]
+    across = min(sizes, key=lambda size: -(-shape.width // size) * size * -(-max(shape.images, 1) * size // rows) * (rows // size))
+    depth = min((128 if half else 32), max(16, 1 << (shape.k - 1).bit_length()))
+    config = ExpandConfig(rows, across, 8, side, parts, depth, warps, 2)
+    while config.depth > 16 and config.stages * _expand_step(shape, config, dtype) > card.shared_memory * 0.45:  # two programs at once
+        config = config._replace(depth=config.depth // 2)
+
+    def time(lines):
+        programs, turns = expand_programs(shape, config._replace(lines=lines))
+        return -(-programs // (2 * card.multiprocessors)) * (turns + 1)
+
+    return config._replace(lines=min((8, 16, 32, 64), key=time))
+
+
+def expand_programs(shape: ExpandShape, config: ExpandConfig) -> tuple[int, int]:
+    """(programs of a launch, lines that each goes through)."""
+    span = config.side // shape.group_width * shape.group_width
+    tiles = -(-shape.channels // (span * config.parts)) * -(-shape.width // config.across)
+    programs = -(-shape.images // (config.rows // config.across)) * -(-shape.height // config.lines) * tiles
+    return programs, min(config.lines, shape.height) + (2 if shape.stride == 1 else 1)
+
+
+def _expand_step(shape: ExpandShape, config: ExpandConfig, dtype: torch.dtype) -> int:
+    """Bytes that a step loads."""
+    products, outputs = (1 if shape.stride == 1 else 2), config.side * config.parts
+    return (products * (config.rows + outputs) * config.depth + 3 * outputs * config.side) * dtype.itemsize

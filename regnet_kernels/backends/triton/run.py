@@ -8,13 +8,14 @@ from ...ops.library import as_channels_last
 from . import is_pointwise, pool
 from . import scale as scaling
 from .direct import direct
+from .expand_grouped import expand_grouped
 from .gate import se_gate as gate_of
 from .grouped import grouped
 from .machine import on_device
 from .pointwise import pointwise
 from .pool import mean
 
-__all__ = ["conv_bn_act", "direct", "gate", "grouped", "mean", "pointwise", "se_gate", "squeeze_excite"]
+__all__ = ["conv_bn_act", "direct", "expand_grouped", "gate", "grouped", "mean", "pointwise", "se_gate", "squeeze_excite"]
 
 gate = gate_of
 

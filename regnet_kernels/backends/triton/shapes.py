@@ -79,5 +79,32 @@ class GateShape(NamedTuple):
     transposed: int = 1
 
 
-Shape = PointwiseShape | GroupedShape | DirectShape | GateShape
-SHAPES = {shape.kernel: shape for shape in (PointwiseShape, GroupedShape, DirectShape, GateShape)}
+class ExpandShape(NamedTuple):
+    """A 1x1 from k to `channels` and the grouped 3x3 behind it. height, width: of the result; pool: with the sums for a squeeze."""
+
+    kernel = "expand_grouped"
+
+    images: int
+    height: int
+    width: int
+    k: int
+    channels: int
+    group_width: int
+    stride: int = 1
+    pool: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.images * self.height * self.width
+
+    @property
+    def height_in(self) -> int:
+        return self.height * self.stride
+
+    @property
+    def width_in(self) -> int:
+        return self.width * self.stride
+
+
+Shape = PointwiseShape | GroupedShape | DirectShape | GateShape | ExpandShape
+SHAPES = {shape.kernel: shape for shape in (PointwiseShape, GroupedShape, DirectShape, GateShape, ExpandShape)}
