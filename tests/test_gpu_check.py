@@ -358,6 +358,11 @@ def test_the_traffic_model_counts_the_flops_of_the_paper_and_the_bytes_of_a_bloc
         ours, inductor, eager = (traffic(name, 256, path) for path in ("ours", "inductor", "eager"))
         assert ours.bytes < inductor.bytes < eager.bytes and ours.flops == eager.flops
         assert all(ours.floor_ms(card) < eager.floor_ms(card) for card in CARDS)
+        for card in CARDS:  # fused blocks: fewer bytes and launches, more products, and only where that is the quicker way
+            there = traffic(name, 256, card=card)
+            assert there.bytes <= ours.bytes and there.launches <= ours.launches and there.flops >= ours.flops
+            assert (there.launches < ours.launches) == (there.bytes < ours.bytes) and there.floor_ms(card) <= ours.floor_ms(card)
+    assert traffic("regnety_400mf", 256, card=CARDS[-1]).launches < traffic("regnety_400mf", 256).launches
     with pytest.raises(ValueError, match="path 'theirs' is unknown"):
         traffic("regnety_400mf", 1, "theirs")
     # An identity X block of 64 channels on 2 maps of 56 x 56: x twice, t twice each way, y once; weights once.

@@ -14,7 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from regnet_kernels import BlockStep, ConvStep, HeadStep, PlainNetwork, pack_plain
+from regnet_kernels import BlockStep, ConvStep, HeadStep, PlainNetwork, fusion_estimate, pack_plain
 from regnet_kernels.packing import BLOCK, CONV
 
 from regnet.models.config import AnyNetConfig, RegNetConfig
@@ -24,19 +24,22 @@ PATHS = ("ours", "inductor", "eager")
 
 
 class Card(NamedTuple):
-    """bandwidth: GB/s of device memory; peak: TFLOP/s, 16-bit, dense, float32 accumulation."""
+    """bandwidth: GB/s of device memory; peak: TFLOP/s, 16-bit, dense, float32 accumulation; arch, multiprocessors: what the choice
+    between fused and separate layers needs, "" if unknown."""
 
     name: str
     bandwidth: float
     peak: float
     source: str
+    arch: str = ""
+    multiprocessors: int = 0
 
 
 CARDS = (
-    Card("A100", 2039, 312, "NVIDIA A100 datasheet, SXM 80 GB"),
-    Card("H100", 3352, 989.4, "NVIDIA H100 datasheet, SXM 80 GB (peak without sparsity)"),
-    Card("H200", 4800, 989.4, "NVIDIA H200 datasheet, SXM 141 GB (peak without sparsity)"),
-    Card("RTX 4090", 1008, 165.2, "NVIDIA Ada architecture white paper, GeForce RTX 4090"),
+    Card("A100", 2039, 312, "NVIDIA A100 datasheet, SXM 80 GB", "sm_80", 108),
+    Card("H100", 3352, 989.4, "NVIDIA H100 datasheet, SXM 80 GB (peak without sparsity)", "sm_90", 132),
+    Card("H200", 4800, 989.4, "NVIDIA H200 datasheet, SXM 141 GB (peak without sparsity)", "sm_90", 132),
+    Card("RTX 4090", 1008, 165.2, "NVIDIA Ada architecture white paper, GeForce RTX 4090", "sm_89", 128),
 )
 
 
@@ -73,8 +76,9 @@ class Traffic:
 
 
 def traffic(model: str | AnyNetConfig | RegNetConfig, batch: int, path: str = "ours", *, resolution: int = 224,
-            dtype: torch.dtype = torch.float16) -> Traffic:
-    """The traffic of a forward pass. model: a name or a configuration of X, Y or R blocks; path: one of PATHS.
+            dtype: torch.dtype = torch.float16, card: Card | None = None) -> Traffic:
+    """The traffic of a forward pass. model: a name or a configuration of X, Y or R blocks; path: one of PATHS; card: count a block's
+    1x1 and grouped 3x3 as one launch where "ours" fuses them on this card by its cost model, with what it computes twice.
 
     Raises ValueError for another path; what `plain_network` raises for a model without a GPU form.
     """
@@ -91,7 +95,7 @@ def traffic(model: str | AnyNetConfig | RegNetConfig, batch: int, path: str = "o
             side = out
         elif spec.kind == BLOCK:
             out = (side - 1) // spec.stride + 1
-            passes += _block(spec, batch * side * side, batch * out * out, batch, path)
+            passes += _block(spec, batch * side * side, batch * out * out, batch, path, _fused(spec, batch, side, dtype, card))
             side = out
         else:
             passes += [Pass(pixels * spec.c_in, batch * spec.c_in),
@@ -112,11 +116,21 @@ def _convolution(conv: Pass, path: str) -> list[Pass]:
     return [conv] + {"ours": [], "inductor": [again], "eager": [again, again]}[path]
 
 
-def _block(spec, pixels: int, pixels_out: int, batch: int, path: str) -> list[Pass]:
+def _fused(spec, batch: int, side: int, dtype: torch.dtype, card: Card | None) -> int:
+    """The multiply-adds of a block's 1x1 and grouped 3x3 in one kernel, 0 where they are two."""
+    if card is None or not card.arch or not batch:
+        return 0
+    found = fusion_estimate(card.arch, card.multiprocessors, dtype, batch, side, side, spec)
+    return found.fused.flops // 2 if found is not None and found.gains else 0
+
+
+def _block(spec, pixels: int, pixels_out: int, batch: int, path: str, fused_macs: int = 0) -> list[Pass]:
     c, m, o, se = spec.c_in, spec.c_mid, spec.c_out, spec.se_width
     inner, inner_out, result = pixels * m, pixels_out * m, pixels_out * o
     passes = _convolution(Pass(pixels * c + c * m, inner, pixels * c * m), path)
     passes += _convolution(Pass(inner + 9 * spec.group_width * m, inner_out, inner_out * 9 * spec.group_width), path)
+    if path == "ours" and fused_macs:
+        passes = [Pass(pixels * c + c * m + 9 * spec.group_width * m, inner_out, fused_macs)]
     if se:
         squeeze = Pass(2 * se * m + batch * m, batch * m, 2 * batch * se * m)
         # inductor makes the means while it normalises; the product with the gate stands before a library convolution
@@ -141,7 +155,7 @@ def _steps(model: str | AnyNetConfig | RegNetConfig) -> tuple:
 
 def plain_network(model: str | AnyNetConfig | RegNetConfig, dtype: torch.dtype = torch.float16) -> PlainNetwork:
     """The steps of a model as they are packed for a GPU, with weights on the meta device. Raises ValueError for blocks other
-    than X and R, for a ResNet stem, and for channels that are no multiples of 8."""
+    than X and R and for a ResNet stem."""
     config = model_config(model) if isinstance(model, str) else model
     config = config.to_anynet() if isinstance(config, RegNetConfig) else config
     if config.block_type not in ("X", "R") or config.stem_type != "simple":

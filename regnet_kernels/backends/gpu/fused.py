@@ -6,9 +6,23 @@ from collections.abc import Callable
 
 import torch
 
+from ...plain import PlainSpec
 from ..triton import kernels
+from ..triton.machine import Machine
 from ..triton.shapes import ExpandShape, GroupedShape, PointwiseShape
 from . import choice
+
+
+def estimate(arch: str, multiprocessors: int, dtype: torch.dtype, images: int, height: int, width: int, spec: PlainSpec):
+    """What the cost model says of a block's 1x1 and grouped 3x3 on a card: an Estimate of both ways, `apart` and `fused`, with bytes,
+    flops and milliseconds, and `gains`, whether they are fused there unless a measurement says otherwise. None where the fused kernel
+    cannot run them. arch: such as "sm_90"; height, width: of the block's input; spec: a block of a PlainNetwork's specs.
+    """
+    from ..triton import fusion
+
+    shape = ExpandShape(images, (height - 1) // spec.stride + 1, (width - 1) // spec.stride + 1, spec.c_in, spec.c_mid,
+                        spec.group_width, spec.stride, int(bool(spec.se_width)))
+    return None if fusion.why_not(shape, dtype) else fusion.estimate(Machine(arch, multiprocessors), dtype, shape)
 
 
 def expand_grouped(x: torch.Tensor, a: torch.Tensor, a_bias: torch.Tensor, b: torch.Tensor, b_bias: torch.Tensor, *, stride: int = 1,
