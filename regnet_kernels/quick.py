@@ -10,7 +10,9 @@ from torch.autograd import forward_ad
 from ._extension import CPU
 
 _OP = torch.ops.regnet_kernels._network_eager.default if CPU.loaded and hasattr(torch.ops.regnet_kernels, "_network_eager") else None
-available = _OP is not None
+# What `suits` asks of torch beside its public functions; a torch without them takes the longer way.
+_ASKED = ("_len_torch_dispatch_stack", "_are_functorch_transforms_active", "_get_tracing_state")
+available = _OP is not None and hasattr(forward_ad, "_current_level") and all(hasattr(torch._C, name) for name in _ASKED)
 
 
 def suits(x: torch.Tensor, *blobs: torch.Tensor) -> bool:
