@@ -263,8 +263,8 @@ def test_nothing_to_swap_and_bad_arguments(source, fused):
         regnet.optimize(source, dtype=torch.int8)
     with pytest.raises(SwapError, match="pass dtype=torch.float32"):
         regnet.optimize(copy.deepcopy(source).double())
-    with pytest.raises(ValueError, match="'gpu' is unknown"):
-        regnet.optimize(source, backend="gpu")
+    with pytest.raises(ValueError, match="'tpu' is unknown"):
+        regnet.optimize(source, backend="tpu")
     with pytest.raises(regnet_kernels.BackendError, match="CUDA"):
         regnet.optimize(source, backend="cuda")
     with pytest.raises(TypeError, match="nn.Module"):

@@ -5,7 +5,7 @@ import torch
 from regnet_kernels.backends.triton.machine import interpreting
 from regnet_kernels.testing import triton_interpreter
 
-collect_ignore = [] if interpreting() else ["test_kernels.py", "test_tuned_launches.py"]
+collect_ignore_glob = [] if interpreting() else ["test_*.py"]
 
 
 @pytest.fixture(autouse=True)
