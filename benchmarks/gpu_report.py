@@ -99,18 +99,16 @@ def plan(names, args):
                     image = torch.empty((batch, 3, 224, 224), dtype=DTYPES[dtype], device="meta")
                     with dry_run(Machine(arch, MULTIPROCESSORS[arch])) as launches:
                         gpu.run(image, packed.weights, packed.params, packed.program, layers="triton")
-                        fuse_all(packed.specs, batch, image)
+                        fuse(packed.specs, batch, image)
                     found += [launch for launch in distinct(launches) if launch.digest not in uses]
                     for launch in launches:
                         uses[launch.digest].add((name, batch))
     return found, uses
 
 
-def fuse_all(specs, batch, image):
-    """The launch of the fused 1x1 and grouped 3x3 for each block that it can run, whether the cost model would choose it or not;
-    in float16 alone, for the time that it takes."""
-    if image.dtype != torch.float16:
-        return
+def fuse(specs, batch, image):
+    """The launch of the fused 1x1 and grouped 3x3 for each block that the cost model chooses it for on this card: `layers="triton"`,
+    which the networks are run with to see Triton's form of each layer, keeps the two apart."""
     from regnet_kernels.backends.gpu.layers import layers
     from regnet_kernels.backends.triton import configs, fusion, kernels
     from regnet_kernels.backends.triton.machine import machine
@@ -127,9 +125,9 @@ def fuse_all(specs, batch, image):
             continue
         a, b = parts["a"], parts["b"]
         shape = ExpandShape(batch, b.height, b.width, a.k, b.channels, b.group_width, b.stride, b.pool)
-        if fusion.why_not(shape, image.dtype):
+        config = configs.heuristic(machine(image.device), image.dtype, shape) if not fusion.why_not(shape, image.dtype) else None
+        if config is None or config.launches == 2:
             continue
-        config = configs.expand_config(machine(image.device), image.dtype, shape)
         bias = new(b.channels, dtype=torch.float32)
         kernels().expand_grouped(new(batch, a.height, a.width, a.k).permute(0, 3, 1, 2), new(b.channels, a.k), bias,
                                  new(b.channels, 3, 3, b.group_width), bias, config, stride=b.stride, activation=1, pool=bool(b.pool))

@@ -29,8 +29,7 @@ from .activation import NAMES, activation_code
 from .blobs import BlobNetwork, check_blobs, check_end, step_integers
 from .memory import trim
 from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
-from .steps import (BlockStep, ConvStep, HeadStep, Scaled, Step, Weight, channels, check_steps,  # noqa: F401  (Scaled and computed:
-                    computed, rows_of, scaled_weights)  # for regnet, which folds into them)
+from .steps import BlockStep, ConvStep, HeadStep, Step, Weight, channels, check_steps, rows_of, scaled_weights
 
 VERSION = 3
 CONV, BLOCK, HEAD = 0, 1, 2

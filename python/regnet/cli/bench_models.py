@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regnet.cli.bench_compare import compare_options, load_old, print_compared
-from regnet.cli.output import comma_list, comma_numbers, console, positive, print_json
+from regnet.cli.output import check_outputs, comma_list, comma_numbers, console, positive, print_json
 
 HELP = {"models": "whole models on photographs (what runs with no suite)"}
 DESCRIPTIONS = {"models": "What `regnet bench` does with no suite: whole models on photographs; see `regnet bench --help`."}
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     screen = Console(stderr=True) if to_stdout else console()
     if len(old) == 2:
         return print_compared(*old, options, screen)
-    _check_writable(options)
+    check_outputs(options)
     plan = _plan(options)
     results = _with_progress(plan, run)
     if options.json and not to_stdout:
@@ -97,19 +97,6 @@ def _plan(options: argparse.Namespace):
         images=options.images, checkpoint=options.checkpoint, pretrained=options.pretrained, backend=options.backend,
         seed=options.seed, compile_for=options.compile_for, time_limit=options.time_limit, **threads,
     )  # fmt: skip
-
-
-def _check_writable(options: argparse.Namespace) -> None:
-    """A run takes minutes: a file that cannot be written is an error before it."""
-    if options.plot:
-        import matplotlib.figure
-
-        known = matplotlib.figure.Figure().canvas.get_supported_filetypes()
-        if options.plot.suffix.lstrip(".").lower() not in known:
-            raise ValueError(f"--plot {options.plot}: unknown suffix {options.plot.suffix!r}; expected .png, .svg or .pdf")
-    for path in (options.json if options.json != "-" else None, options.csv, options.plot):
-        if path and Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder: name a file")
 
 
 def _with_progress(plan, run) -> dict:

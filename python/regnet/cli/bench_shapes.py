@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regnet.cli.bench_compare import compare_options, load_old, print_compared
-from regnet.cli.output import comma_list, comma_numbers, console, positive, print_json
+from regnet.cli.output import check_outputs, comma_list, comma_numbers, console, positive, print_json
 
 HELP = {"ops": "single kernels: 1x1, grouped 3x3, squeeze-and-excite, stem, head", "blocks": "whole blocks"}
 DESCRIPTIONS = {
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         options.suite, options.models, options.batches, options.peers, options.dtype, resolution=options.resolution, rounds=options.rounds,
         block_seconds=options.seconds, minutes=options.minutes, seed=options.seed, **threads,
     )  # fmt: skip
-    _check_writable(options)
+    check_outputs(options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=1)
@@ -91,13 +91,3 @@ def run(options: argparse.Namespace) -> int:
     if old:
         print_compared(old[0], results["rows"], options, screen)
     return 0
-
-
-def _check_writable(options: argparse.Namespace) -> None:
-    if options.plot:
-        from regnet.plots import check_figure_path
-
-        check_figure_path(options.plot)
-    for path in (options.json if options.json != "-" else None, options.csv):
-        if path and Path(path).is_dir():
-            raise IsADirectoryError(f"{path} is a folder: name a file")

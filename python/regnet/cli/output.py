@@ -47,3 +47,14 @@ def comma_list(text: str) -> tuple[str, ...]:
 def comma_numbers(text: str) -> tuple[int, ...]:
     """argparse type: `1,16` -> (1, 16)."""
     return tuple(positive(part) for part in comma_list(text))
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """--json, --csv and --plot of a long run: what cannot be written is an error before it. Raises PlotError, IsADirectoryError."""
+    if options.plot:
+        from regnet.plots import check_figure_path
+
+        check_figure_path(options.plot)
+    for path in (options.json if options.json != "-" else None, options.csv):
+        if path and Path(path).is_dir():
+            raise IsADirectoryError(f"{path} is a folder: name a file")

@@ -6,7 +6,7 @@ Each family only says where its parts are; `_join` checks that the parts make a 
 from dataclasses import dataclass
 
 import torch
-from regnet_kernels.packing import BlockStep, ConvStep, Scaled
+from regnet_kernels.steps import BlockStep, ConvStep, Scaled
 from torch import nn
 
 from regnet.models.anynet import Stem

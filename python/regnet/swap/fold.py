@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from regnet_kernels.packing import Scaled
+from regnet_kernels.steps import Scaled
 from torch import Tensor, nn
 
 from regnet.swap.refusal import Refused, expect, expect_type

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import regnet_kernels
 import torch
 from regnet_kernels import quick
-from regnet_kernels.packing import channels
+from regnet_kernels.steps import channels
 from torch import Tensor, nn
 
 from regnet.swap.layout import Packed, is_plain, pack, packed, panel_dtype

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from regnet_kernels import PackedNetwork, PlainNetwork, pack_network, pack_plain
-from regnet_kernels.packing import computed, plan_specs, scaled_weights
+from regnet_kernels.packing import plan_specs
+from regnet_kernels.steps import computed, scaled_weights
 from torch import Tensor
 
 Packed = PackedNetwork | PlainNetwork

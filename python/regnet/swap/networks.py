@@ -6,7 +6,7 @@ unexpected raises Refused, and `optimize` goes on to swap the stretches of block
 
 from dataclasses import dataclass, field
 
-from regnet_kernels.packing import HeadStep, Scaled
+from regnet_kernels.steps import HeadStep, Scaled
 from torch import nn
 
 from regnet.models.anynet import AnyNet, Head, Stage
