@@ -224,7 +224,11 @@ def settled(model: nn.Module, side: int) -> nn.Module:
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None  # the mean over the calls
             norm.reset_running_stats()
-    model.train()(torch.randn(8, 3, side, side, device=device))
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # one pass is not worth the search
+    try:
+        model.train()(torch.randn(8, 3, side, side, device=device))
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
     return model.eval()
 
 

@@ -15,9 +15,11 @@ RELU = 1
 TILE = 64  # pixels of a partial sum that the gate adds up
 
 
-def make(shape: Shape, dtype: torch.dtype, device: torch.device, backend: str = "triton") -> Call:
-    """A function that runs the layer and returns its results: of the grouped convolution the map and the partial sums."""
-    run = expand_grouped if isinstance(shape, ExpandShape) else kernel(backend, shape.kernel)
+def make(shape: Shape, dtype: torch.dtype, device: torch.device, backend: str = "triton", run: Callable | None = None) -> Call:
+    """A function that runs the layer and returns its results: of the grouped convolution the map and the partial sums. run: another
+    function than a backend's, of the same arguments."""
+    if run is None:
+        run = expand_grouped if isinstance(shape, ExpandShape) else kernel(backend, shape.kernel)
     return _MAKERS[type(shape)](shape, _Random(dtype, device), run)
 
 
@@ -26,7 +28,7 @@ class _Random:
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self.generator = torch.Generator(device).manual_seed(0)
+        self.generator = None if device.type == "meta" else torch.Generator(device).manual_seed(0)
 
     def __call__(self, *shape: int, fan: int = 1, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Normal numbers of variance 1 / fan."""
