@@ -29,10 +29,11 @@ sys.path[:0] = [str(ROOT), *([] if importlib.util.find_spec("regnet") else [str(
 import torch  # noqa: E402
 
 from regnet.traffic import plain_network  # noqa: E402
+from regnet_kernels.backends import cuda, hopper  # noqa: E402
 from regnet_kernels.backends.gpu import choice  # noqa: E402
 from regnet_kernels.backends.triton import configs, fusion  # noqa: E402
 from regnet_kernels.backends.triton.machine import Machine, machine  # noqa: E402
-from regnet_kernels.backends.triton.shapes import DirectShape, ExpandShape, GateShape, GroupedShape, PointwiseShape, Shape  # noqa: E402
+from regnet_kernels.backends.triton.shapes import SHAPES, DirectShape, ExpandShape, GateShape, GroupedShape, PointwiseShape, Shape  # noqa: E402
 from regnet_kernels.backends.triton.tiles import cut_columns  # noqa: E402
 from regnet_kernels.tuning import table  # noqa: E402
 from regnet_kernels.tuning.launches import make  # noqa: E402
@@ -54,10 +55,10 @@ SMALL = ((64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (32, 64, 64, 4, 4), (32, 32, 64
          (16, 16, 128, 2, 4), (32, 128, 64, 4, 4))
 SMALL_GROUPED = ((64, 64, 64, 4, 4), (32, 64, 64, 4, 4), (16, 64, 64, 4, 4), (16, 32, 64, 2, 4), (32, 32, 32, 2, 4), (16, 32, 32, 1, 5),
                  (16, 16, 64, 1, 4), (16, 16, 64, 2, 5), (32, 32, 64, 4, 4))
-DIRECT = ((64, 32, 32, 4, 1), (128, 32, 32, 4, 1), (128, 32, 32, 8, 1), (32, 32, 32, 2, 1), (64, 32, 32, 2, 1), (256, 32, 32, 8, 1))
+DIRECT = ((128, 32, 32, 4, 1), (128, 32, 32, 8, 1), (256, 32, 32, 8, 1), (256, 32, 32, 4, 1), (64, 32, 32, 2, 1), (32, 32, 32, 2, 1))
 # images, depth, units, columns, warps, stages, launches
-GATES = ((16, 64, 64, 32, 4, 2, 1), (16, 64, 64, 32, 4, 2, 2), (16, 128, 16, 64, 4, 2, 2), (16, 128, 32, 32, 4, 3, 2), (16, 64, 16, 16, 2, 3, 2),
-         (16, 128, 16, 32, 2, 3, 2))
+GATES = ((16, 64, 64, 32, 4, 2, 1), (16, 64, 64, 32, 4, 2, 2), (16, 128, 16, 64, 4, 2, 2), (16, 128, 32, 32, 4, 3, 2), (16, 256, 16, 32, 4, 2, 2),
+         (16, 256, 32, 32, 4, 2, 2), (16, 512, 16, 32, 4, 2, 2), (16, 512, 16, 16, 8, 1, 2), (16, 128, 16, 32, 2, 4, 2), (16, 256, 16, 64, 8, 3, 2))
 
 
 def main() -> int:
@@ -85,6 +86,7 @@ def parse(given: list[str] | None = None):
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--batches", nargs="+", type=int, default=[256])
     parser.add_argument("--dtypes", nargs="+", default=["float16"], choices=list(DTYPES))
+    parser.add_argument("--kernels", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--output", type=Path, default=Path("gpu_sweep.jsonl"))
     parser.add_argument("--compile", type=int, metavar="PROCESSES", help="compile what the sweep and the networks launch, measure nothing")
@@ -99,7 +101,7 @@ def jobs(args, card) -> list[Job]:
     found = []
     for batch in args.batches:
         found += plan(args.models, [batch], [DTYPES[name] for name in args.dtypes], card)
-    return found
+    return [job for job in found if job.shape.kernel in args.kernels]
 
 
 def candidates(card: Machine, dtype: torch.dtype, shape: Shape) -> list:
@@ -135,6 +137,11 @@ def ways(card: Machine, shape: Shape, dtype: torch.dtype, device: torch.device) 
     for name in ("cudnn", "cuda"):
         if not isinstance(shape, ExpandShape) and not choice.why_not(name, shape, dtype, device):
             yield name, partial(make, shape, dtype, device, name)
+    if isinstance(shape, GroupedShape) and card.arch == "sm_90" and dtype != torch.float32:
+        yield "cuda without wgmma", partial(make, shape, dtype, device, run=without_wgmma)
+        found = hopper.candidates(*shape[:5], shape.stride, bool(shape.pool), card.multiprocessors)
+        for tile in list(dict.fromkeys([*found[:10], *found[10:40:4]])):
+            yield f"wgmma {' '.join(map(str, tile))}", partial(make, shape, dtype, device, run=partial(with_wgmma, tile))
     for name in fused_library(shape):
         yield name, partial(library, name, shape, dtype, device)
     for config in candidates(card, dtype, shape):
@@ -151,11 +158,23 @@ def on_trial(shape: Shape, dtype: torch.dtype, device: torch.device, config) -> 
     return run
 
 
+def with_wgmma(tile, x, w, bias, *, stride=1, activation=0, pool=False):
+    y, sums = cuda.wgmma(x, w, bias, stride, activation, pool, tile)
+    return y, sums if pool else None
+
+
+def without_wgmma(x, w, bias, *, stride=1, activation=0, pool=False):
+    y, sums = cuda.gconv3x3(x, w, bias, stride, activation, pool)
+    return y, sums if pool else None
+
+
 def fused_library(shape: Shape) -> tuple[str, ...]:
     """What the libraries can do with bias, residual and ReLU in one call."""
     if isinstance(shape, GroupedShape):
         return ("cudnn fused",)
-    if isinstance(shape, PointwiseShape) and not shape.gated:
+    if isinstance(shape, PointwiseShape):
+        if shape.gated:
+            return ("scaled, cudnn fused", "scaled by torch, cudnn fused")
         plain = shape.stride == 1 and not shape.residual and not shape.k2
         return ("cudnn fused", *(("cublaslt",) if plain else ()))
     return ("cudnn fused",) if isinstance(shape, DirectShape) else ()
@@ -165,8 +184,12 @@ def library(name: str, shape: Shape, dtype: torch.dtype, device: torch.device) -
     """The layer by cuDNN's or cuBLASLt's fused operations, on the tensors of `make`."""
     conv = torch.cudnn_convolution_relu
 
-    def pointwise(x, w, bias, *, stride=1, activation=0, residual=None, shortcut=None, w_shortcut=None, shortcut_stride=1):
+    def pointwise(x, w, bias, *, stride=1, activation=0, gate=None, residual=None, shortcut=None, w_shortcut=None, shortcut_stride=1):
         low = bias.to(x.dtype)
+        if gate is not None:
+            from regnet_kernels.backends.triton.scale import scale
+
+            x = scale(x, gate) if name.startswith("scaled,") else x * gate[:, :, None, None]
         if name == "cublaslt":
             n, k, height, width = x.shape
             y = torch._addmm_activation(low, x.permute(0, 2, 3, 1).reshape(-1, k), w.t())

@@ -21,6 +21,8 @@ TORCH_TARGET_VERSION = "0x020b000000000000"  # the oldest torch that the binary 
 OLDEST_ARCH = 80
 DEFAULT_ARCHS = ("80", "86", "89", "90", "100", "120")
 
+WGMMA_FLAGS = ["-gencode=arch=compute_90a,code=sm_90a"]  # of *_wgmma_*.cu, whose instructions only that target has
+
 COMMON = ["-std=c++20", "-O3", f"-I{HERE}", f"-I{HERE / 'device'}", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
 
@@ -78,7 +80,9 @@ def jobs(nvcc: Path, build_dir: Path, torch_dir: Path, extra: tuple[str, ...] = 
     result = []
     for source in sorted([*HERE.glob("*.cu"), *HERE.glob("*.cpp")]):
         out = build_dir / f"{source.stem}.o"
-        flags = [*gpu, *extra] if source.suffix == ".cu" else torch_flags
+        flags = torch_flags
+        if source.suffix == ".cu":
+            flags = [*(WGMMA_FLAGS if "_wgmma_" in source.stem else gpu), *extra]
         command = [str(nvcc), *COMMON, *flags, "-MMD", "-MF", f"{out}.d", "-c", str(source), "-o", str(out)]
         result.append(Job(out, tuple(command), (source,)))
     return result

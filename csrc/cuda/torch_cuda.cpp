@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "gconv3x3.h"
+#include "gconv3x3_wgmma.h"
 #include "se_gate.h"
 
 // Weak: libtorch_cuda has it, and this library must load where libtorch_cuda is absent.
@@ -35,7 +36,7 @@ Dtype dtype_of(const Tensor& x, const char* name) {
 cudaStream_t current_stream(int32_t device) {
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch is built without CUDA; install one with CUDA");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device, &stream) == AOTI_TORCH_SUCCESS, "device ", device, " has no current stream");
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -59,8 +60,14 @@ Tensor prepared(const Tensor& x) {
   return torch::stable::copy_(copy, x);
 }
 
-// Returns y and the tiles' sums (N, tiles, C) float32, or of shape (0) without `pool`.
-std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation, bool pool) {
+struct Grouped {
+  GroupedConv conv;
+  Dtype dtype;
+  Tensor in, y;
+};
+
+// The arguments of a grouped 3x3, checked, and an empty result.
+Grouped grouped(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t stride, int64_t activation, bool pool) {
   STD_TORCH_CHECK(x.dim() == 4, "x must be (N, C, H, W), got ", x.dim(), " dimensions");
   const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
   STD_TORCH_CHECK(channels > 0 && height > 0 && width > 0, "x must have channels and pixels");
@@ -81,26 +88,54 @@ std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_
   STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.numel() == channels, "bias must be float32 of ", channels);
   STD_TORCH_CHECK(!pool || dtype != Dtype::float32, "the sums of a pool are for float16 and bfloat16, x is float32");
 
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Tensor in = prepared(x);
   const int64_t shape[] = {images, channels, (height - 1) / stride + 1, (width - 1) / stride + 1};
   Tensor y = torch::stable::empty({shape, 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
                                   torch::headeronly::MemoryFormat::ChannelsLast);
   const GroupedConv conv{static_cast<int>(images), static_cast<int>(height),      static_cast<int>(width),
                          static_cast<int>(channels), static_cast<int>(group_width), static_cast<int>(stride),
                          static_cast<int>(activation), pool};
-  regnet_kernels::GroupedConvPlan plan{};  // for the number of tiles, which depends on no card
-  if (images > 0) plan = regnet_kernels::plan_gconv3x3(conv, 1);
-  const int64_t sums_shape[] = {images, int64_t{plan.tiles_down} * plan.tiles_across, channels};
-  const int64_t none[] = {0};
+  return {conv, dtype, prepared(x), y};
+}
+
+// An empty tensor for the tiles' sums (N, tiles, C) float32, of shape (0) without a pool.
+Tensor empty_sums(const Grouped& of, int64_t tiles) {
+  const int64_t shape[] = {of.conv.images, tiles, of.conv.channels}, none[] = {0};
   using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
-  Tensor sums = torch::stable::empty(pool ? Shape{sums_shape, 3} : Shape{none, 1}, ScalarType::Float, std::nullopt, x.device(),
-                                     std::nullopt, std::nullopt);
-  const cudaError_t error =
-      regnet_kernels::launch_gconv3x3(conv, dtype, in.const_data_ptr(), weight.const_data_ptr(), bias.const_data_ptr<float>(),
-                                      y.mutable_data_ptr(), sums.mutable_data_ptr<float>(), current_stream(x.get_device_index()));
+  return torch::stable::empty(of.conv.pool ? Shape{shape, 3} : Shape{none, 1}, ScalarType::Float, std::nullopt, of.y.device(), std::nullopt,
+                              std::nullopt);
+}
+
+// Returns y and the tiles' sums.
+std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation, bool pool) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Grouped made = grouped(x, weight, bias, stride, activation, pool);
+  regnet_kernels::GroupedConvPlan plan{};  // for the number of tiles, which depends on no card
+  if (made.conv.images > 0) plan = regnet_kernels::plan_gconv3x3(made.conv, 1);
+  Tensor sums = empty_sums(made, int64_t{plan.tiles_down} * plan.tiles_across);
+  const cudaError_t error = regnet_kernels::launch_gconv3x3(
+      made.conv, made.dtype, made.in.const_data_ptr(), weight.const_data_ptr(), bias.const_data_ptr<float>(), made.y.mutable_data_ptr(),
+      sums.mutable_data_ptr<float>(), current_stream(x.get_device_index()));
   STD_TORCH_CHECK(error == cudaSuccess, "the kernel was not launched: ", cudaGetErrorString(error));
-  return {y, sums};
+  return {made.y, sums};
+}
+
+// The same on compute capability 9.0, in tiles of height x width results of `together` images and `groups` groups.
+std::tuple<Tensor, Tensor> gconv3x3_wgmma(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation, bool pool,
+                                          int64_t height, int64_t width, int64_t together, int64_t groups, int64_t stages) {
+  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  Grouped made = grouped(x, weight, bias, stride, activation, pool);
+  for (const int64_t number : {height, width, together, groups, stages}) {
+    STD_TORCH_CHECK(number >= 1 && number <= 1024, "the numbers of a tile must lie in 1 to 1024, got ", number);
+  }
+  const regnet_kernels::WgmmaTile tile{static_cast<int>(height), static_cast<int>(width), static_cast<int>(together),
+                                       static_cast<int>(groups), static_cast<int>(stages)};
+  const int64_t down = (made.y.size(2) + height - 1) / height, across = (made.y.size(3) + width - 1) / width;
+  Tensor sums = empty_sums(made, down * across);
+  const cudaError_t error = regnet_kernels::launch_gconv3x3_wgmma(
+      made.conv, made.dtype, tile, made.in.const_data_ptr(), weight.const_data_ptr(), bias.const_data_ptr<float>(),
+      made.y.mutable_data_ptr(), sums.mutable_data_ptr<float>(), current_stream(x.get_device_index()));
+  STD_TORCH_CHECK(error == cudaSuccess, "the kernel was not launched: ", cudaGetErrorString(error));
+  return {made.y, sums};
 }
 
 // w2: (C, S), or (S, C) if `transposed`. The gate has the dtype of w1.
@@ -138,5 +173,6 @@ Tensor se_gate(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t 
 
 STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CUDA, m) {
   m.impl("_gconv3x3_cuda", TORCH_BOX(&gconv3x3));
+  m.impl("_gconv3x3_wgmma", TORCH_BOX(&gconv3x3_wgmma));
   m.impl("_se_gate_cuda", TORCH_BOX(&se_gate));
 }

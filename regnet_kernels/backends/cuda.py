@@ -7,14 +7,18 @@ is missing.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from .._extension import CUDA
 from ..problem import Problem
+from . import hopper
 from .triton.shapes import GateShape, GroupedShape, Shape
 
 NAME = "cuda"
 OP = "regnet_kernels::_gconv3x3_cuda"
+WGMMA_OP = "regnet_kernels::_gconv3x3_wgmma"
 GATE_OP = "regnet_kernels::_se_gate_cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST_CAPABILITY = (8, 0)  # cp.async, mma on bfloat16
@@ -25,6 +29,8 @@ _LAYERS_ONLY = " of its own (layers='grouped=cuda,gate=cuda' forces those of its
 _library = torch.library.Library("regnet_kernels", "FRAGMENT")
 _library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool) -> (Tensor, Tensor)",
                 tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("_gconv3x3_wgmma(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool, int height, int width, "
+                "int together, int groups, int stages) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("_se_gate_cuda(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int count, bool transposed) -> Tensor",
                 tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -89,7 +95,7 @@ def why_not_layer(shape: Shape, dtype: torch.dtype) -> str:
 
 def why_not_here(device: torch.device | None = None) -> str:
     """Why this build and this machine can't run the CUDA kernels on `device`; "" if they can."""
-    if not torch.backends.cuda.is_built():
+    if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} is built without CUDA; install a build with CUDA"
     if torch.version.hip:
         return f"torch {torch.__version__} is built for AMD's cards; these kernels are for NVIDIA's"
@@ -121,8 +127,31 @@ def se_gate(sums, w1, b1, w2, b2, count):
 
 def grouped(x, w, bias, *, stride=1, activation=0, pool=False):
     """A layer of a network; arguments and results as of backends/triton/grouped.py."""
-    y, sums = gconv3x3(x, w, bias, stride, activation, pool)
+    tile = _hopper_tile(x, w.shape[3], stride, pool)
+    y, sums = gconv3x3(x, w, bias, stride, activation, pool) if tile is None else wgmma(x, w, bias, stride, activation, pool, tile)
     return y, sums if pool else None
+
+
+def _hopper_tile(x: torch.Tensor, group_width: int, stride: int, pool: bool) -> hopper.Tile | None:
+    """How the kernel for Hopper cuts a layer; None where it does not run it, or not here."""
+    if x.device.type != "cuda" or x.dtype == torch.float32 or x.numel() == 0:
+        return None
+    capability, multiprocessors = _card(x.device)
+    if capability != hopper.CAPABILITY:
+        return None
+    n, c, height, width = x.shape
+    return hopper.tile(n, (height - 1) // stride + 1, (width - 1) // stride + 1, c, group_width, stride, pool, multiprocessors)
+
+
+@cache
+def _card(device: torch.device) -> tuple[tuple[int, int], int]:
+    return torch.cuda.get_device_capability(device), torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def wgmma(x, weight, bias, stride, activation, pool, tile):
+    """As `gconv3x3`, by the kernel for compute capability 9.0, float16 and bfloat16 only. tile: a hopper.Tile; sums has as many tiles as
+    cover a map."""
+    return torch.ops.regnet_kernels._gconv3x3_wgmma(x, weight, bias, stride, activation, pool, *tile)
 
 
 def gate(sums, w1, b1, w2, b2, count, *, transposed=False):
@@ -182,6 +211,15 @@ def _fake(x, weight, bias, stride, activation, pool):
     return y, torch.empty(sums, dtype=torch.float32, device=x.device)
 
 
+@torch.library.register_fake(WGMMA_OP, lib=_library)
+def _wgmma_fake(x, weight, bias, stride, activation, pool, height, width, together, groups, stages):
+    images, channels = x.shape[:2]
+    down, across = (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1
+    sums = (images, -(-down // height) * -(-across // width), channels) if pool else (0,)
+    y = torch.empty((images, channels, down, across), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return y, torch.empty(sums, dtype=torch.float32, device=x.device)
+
+
 @torch.library.register_fake(GATE_OP, lib=_library)
 def _gate_fake(sums, w1, b1, w2, b2, count, transposed):
     return torch.empty((sums.shape[0], sums.shape[2]), dtype=w1.dtype, device=sums.device)
@@ -201,4 +239,5 @@ def _without_backward(op, instead):
 
 
 _without_backward(OP, "regnet_kernels::conv_bn_act")
+_without_backward(WGMMA_OP, "regnet_kernels::conv_bn_act")
 _without_backward(GATE_OP, "regnet_kernels::se_gate")

@@ -12,7 +12,7 @@ from ..backends.triton.shapes import DirectShape, ExpandShape, GateShape, Groupe
 
 Call = Callable[[], tuple[torch.Tensor, ...]]
 RELU = 1
-TILE = 64  # pixels of a partial sum that the gate adds up
+TILE = 256  # pixels of a partial sum that the gate adds up, about
 
 
 def make(shape: Shape, dtype: torch.dtype, device: torch.device, backend: str = "triton", run: Callable | None = None) -> Call:

@@ -70,7 +70,7 @@ inline void load_shared_quad(float (&value)[4], Shared from) {
 }
 
 inline float shuffle_xor(float value, int mask) {
-  float result;
+  float result = 0.f;
   block().collective("shuffle_xor", &result, &value, &mask, [](emulator::Warp& warp, int) {
     for (int lane = 0; lane < 32; ++lane) {
       const int other = lane ^ *static_cast<const int*>(warp.argument[lane][2]);
@@ -101,6 +101,7 @@ inline void copy_async(Shared to, const void* from, bool valid) {
   const emulator::Copy copy{to, from, valid, here.fiber().groups};
   if (here.schedule().eager_copies) here.finish_copy(copy);
   here.fiber().copies.push_back(copy);
+  here.fiber().fenced = false;
 }
 
 inline void commit_copies() { ++block().fiber().groups; }

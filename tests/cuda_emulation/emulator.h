@@ -185,6 +185,15 @@ class SharedMemory {
     }
     return nullptr;
   }
+  // As `read`, but of what may never have been written.
+  const char* look(uint32_t from, size_t bytes, int thread) {
+    if (const char* wrong = check(from, bytes)) return wrong;
+    for (uint32_t at = from; at < from + bytes; at += 4) {
+      if (cells_[at / 4].written < begin_) continue;
+      if (const char* wrong = read(at, 4, thread)) return wrong;
+    }
+    return nullptr;
+  }
   const char* write(uint32_t to, size_t bytes, int thread, bool in_flight) {
     if (const char* wrong = check(to, bytes)) return wrong;
     for (Cell& cell : range(to, bytes)) {
@@ -242,6 +251,7 @@ struct Fiber {
   State state = State::ready;
   std::vector<Copy> copies;
   int groups = 0;
+  bool fenced = false;  // since its last copy was started
 };
 
 constexpr int kLanes = 32;

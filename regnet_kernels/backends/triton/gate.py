@@ -110,11 +110,12 @@ def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Te
     fixed = {"UNIT": unit(c), "PRECISION": "ieee", "BI": config.images, "BS": config.units, "num_warps": config.warps,
              "num_stages": config.stages}
     last = {"BO": config.columns, "TRANSPOSED": transposed}
+    few = min(256, max(16, triton.next_power_of_2(squeeze)))  # hidden units a step of the second launch: it waits for each step
     if config.launches == 1:
         gate_kernel[(images, parts)](sums, w1, b1, w2, b2, gate, n, tiles, 1 / count, units, squeeze, BC=config.depth, **last, **fixed)
         return gate
     hidden = torch.empty((n, squeeze), dtype=torch.float32, device=sums.device)
     hidden_kernel[(images, triton.cdiv(squeeze, config.units))](
         sums, w1, b1, hidden, n, tiles, 1 / count, units, squeeze, BC=config.depth, **fixed)
-    excite_kernel[(images, parts)](hidden, w2, b2, gate, n, units, squeeze, **last, **fixed)
+    excite_kernel[(images, parts)](hidden, w2, b2, gate, n, units, squeeze, **last, **{**fixed, "BS": few})
     return gate

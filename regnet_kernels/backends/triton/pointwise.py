@@ -34,7 +34,18 @@ def _source(first_image, rows, pixels_out, width_out, height, width, STRIDE: tl.
 
 
 @triton.jit
-def _accumulate(acc, narrow, x, pixels, inside, w, k_size, columns, columns2, o_size, gate, images, GATE: tl.constexpr,
+def _gate(gate, k, there, k_size, images, last_image, inside, GATE: tl.constexpr):
+    """gate[images, k]: for each row its own (GATE 2), or one of two rows' (GATE 1), where all images are 0 or 1: then two vectors are
+    loaded instead of a tile as large as the input's. last_image: how many more images there are."""
+    if GATE == 2:
+        return tl.load(gate + images[:, None] * k_size + k[None, :], mask=inside[:, None] & there[None, :], other=0.0)
+    first = tl.load(gate + k, mask=there, other=0.0)
+    second = tl.load(gate + k_size + k, mask=k < (k_size if last_image > 0 else 0), other=0.0)
+    return tl.where(images[:, None] > 0, second[None, :], first[None, :])
+
+
+@triton.jit
+def _accumulate(acc, narrow, x, pixels, inside, w, k_size, columns, columns2, o_size, gate, images, last_image, GATE: tl.constexpr,
                 NARROW: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
     """acc, narrow += (x[pixels] * gate[images]) w[columns, columns2]^T, `BK` input channels at a time."""
     for start in range(0, k_size, BK):
@@ -42,8 +53,11 @@ def _accumulate(acc, narrow, x, pixels, inside, w, k_size, columns, columns2, o_
         there = k < k_size
         a = tl.load(x + pixels[:, None] * k_size + k[None, :], mask=inside[:, None] & there[None, :], other=0.0)
         if GATE:
-            factor = tl.load(gate + images[:, None] * k_size + k[None, :], mask=inside[:, None] & there[None, :], other=0.0)
-            a = (a.to(tl.float32) * factor.to(tl.float32)).to(x.dtype.element_ty)
+            factor = _gate(gate, k, there, k_size, images, last_image, inside, GATE)
+            if gate.dtype == x.dtype and x.dtype.element_ty == tl.float16:
+                a = a * factor  # rounds once, as the product in float32 would
+            else:
+                a = (a.to(tl.float32) * factor.to(tl.float32)).to(x.dtype.element_ty)
         b = tl.load(w + columns[None, :] * k_size + k[:, None], mask=(columns < o_size)[None, :] & there[:, None], other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
         if NARROW:
@@ -84,12 +98,13 @@ def pointwise_kernel(x, w, bias, gate, residual, shortcut, w_shortcut, y,
 
     pixels = _source(first_image, rows, pixels_out, width_out, height, width, STRIDE)
     acc, narrow = _accumulate(acc, narrow, x + first_image * height * width * k_size, pixels, inside, w, k_size, columns, columns2,
-                              o_size, gate + first_image * k_size, rows // pixels_out, GATE, NARROW, BK, PRECISION)
+                              o_size, gate + first_image * k_size, rows // pixels_out, images - 1 - first_image, GATE, NARROW, BK,
+                              PRECISION)
     if PROJECTION:
         s_size = shortcut_k8 * 8
         pixels = _source(first_image, rows, pixels_out, width_out, shortcut_height, shortcut_width, SHORTCUT_STRIDE)
         acc, narrow = _accumulate(acc, narrow, shortcut + first_image * shortcut_height * shortcut_width * s_size, pixels, inside,
-                                  w_shortcut, s_size, columns, columns2, o_size, gate, rows, False, NARROW, BK, PRECISION)
+                                  w_shortcut, s_size, columns, columns2, o_size, gate, rows, 0, 0, NARROW, BK, PRECISION)
 
     at = first_image * pixels_out * o_size
     _finish(acc, bias, residual + at, y + at, rows, inside, columns, o_size, RESIDUAL, ACTIVATION)
@@ -120,11 +135,12 @@ def pointwise(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, *, stride: i
     cut = cut_columns(o, config.columns)
     _, k2, height2, width2 = shortcut.shape if projected else (0, 8, 1, 1)
     grid = (triton.cdiv(rows, config.rows) * cut.tiles,)
+    gated = 0 if gate is None else 1 if height_out * width_out >= config.rows else 2  # a tile touches two images at most, or more
     pointwise_kernel[grid](
         x, w, bias, x if gate is None else gate, x if residual is None else residual, shortcut if projected else x,
         w_shortcut if projected else w, y,
         n, height_out * width_out, width_out, height, width, k // 8, o // 8, cut.tiles, height2, width2, k2 // 8,
-        STRIDE=stride, SHORTCUT_STRIDE=shortcut_stride, GATE=gate is not None, RESIDUAL=residual is not None, PROJECTION=projected,
+        STRIDE=stride, SHORTCUT_STRIDE=shortcut_stride, GATE=gated, RESIDUAL=residual is not None, PROJECTION=projected,
         ACTIVATION=activation, PRECISION=configs.precision(x.dtype), BM=config.rows, WIDE=cut.wide, NARROW=cut.narrow, BK=config.depth,
         num_warps=config.warps, num_stages=config.stages)
     return y
