@@ -49,7 +49,7 @@ struct Rows {
 
 // x (N, H, W, C), weight (C, 3, 3, group_width), bias (C), y (N, Ho, Wo, C), sums (N, tiles_down * tiles_across, C) if pooled. All
 // 16-byte aligned, N > 0. Grid: plan.slices * blocks; kWgmmaThreads threads; plan.shared_bytes. blocks: of a slice, at most plan.spatial.
-template <class Number, int TILES>
+template <class Number, int TILES, bool LOADS>
 __global__ void __launch_bounds__(kWgmmaThreads, 2)
     gconv3x3_wgmma(const uint16_t* __restrict__ x, const uint16_t* __restrict__ weight, const float* __restrict__ bias,
                    uint16_t* __restrict__ y, float* __restrict__ sums, const WgmmaPlan plan, const int blocks) {
@@ -155,13 +155,36 @@ __global__ void __launch_bounds__(kWgmmaThreads, 2)
           Rows<Number, TILES> rows = {};
           const uint32_t start = halo + group * plan.units * plan.plane + image * plan.image_places + down * pitch + across;
           const uint32_t columns = (weights / 16 + group * plan.steps * 2 * kColumns) | kColumns << 16;
-          device::begin_products(rows.sum);
+          if constexpr (LOADS) {
+            // The lane's row of a step's four matrices: lines 2 w and 2 w + 1 of the first unit, then of the second.
+            const device::Shared from = (start + (warp % 4 * 2 + lane / 8 % 2) * pitch + lane % 8) * 16;
+            const auto fetch = [&](uint32_t (&a)[4], int step) {
+              const uint32_t at = plan.step[step];
+              device::load_matrices(a, from + ((at & 0xFFFF) + (lane < 16 ? 0 : at >> 16)) * 16);
+            };
+            uint32_t a[kLoadedSteps][4];
+            fetch(a[0], 0);
 #pragma unroll 1
-          for (int step = 0; step < plan.steps; ++step) {
-            device::multiply_rows(Number{}, rows.sum, device::describe(start + plan.step[step], pitch),
-                                  device::describe(columns + step * 2 * kColumns, 8), step);
+            for (int step = 0; step < plan.steps; step += kLoadedSteps) {
+#pragma unroll
+              for (int i = 0; i < kLoadedSteps; ++i) {
+                device::begin_products(rows.sum);
+                device::multiply_rows(Number{}, rows.sum, a[i], device::describe(columns + (step + i) * 2 * kColumns, 8), step + i);
+                device::commit_products();
+                device::wait_products<kLoadedSteps - 2>();  // the product that has what is fetched next
+                fetch(a[(i + 1) % kLoadedSteps], min(step + i + 1, plan.steps - 1));
+              }
+            }
+            device::end_products(rows.sum);
+          } else {
+            device::begin_products(rows.sum);
+#pragma unroll 1
+            for (int step = 0; step < plan.steps; ++step) {
+              device::multiply_rows(Number{}, rows.sum, device::describe(start + plan.step[step], pitch),
+                                    device::describe(columns + step * 2 * kColumns, 8), step);
+            }
+            device::end_products(rows.sum);
           }
-          device::end_products(rows.sum);
           const int column = first_column + across + lane / 4;
 #pragma unroll
           for (int half = 0; half < 2; ++half) {

@@ -15,7 +15,7 @@ cudaError_t launch_gconv3x3_wgmma_of(const WgmmaPlan& plan, const void* x, const
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
   return with_tiles(plan.tiles, [&](auto tiles) {
-    const auto kernel = &gconv3x3_wgmma<Number, tiles()>;
+    const auto kernel = plan.tile.loads ? &gconv3x3_wgmma<Number, tiles(), true> : &gconv3x3_wgmma<Number, tiles(), false>;
     int together = 0;
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kWgmmaShared);
     if (error == cudaSuccess) {

@@ -30,7 +30,7 @@ _library = torch.library.Library("regnet_kernels", "FRAGMENT")
 _library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool) -> (Tensor, Tensor)",
                 tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("_gconv3x3_wgmma(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool, int height, int width, "
-                "int together, int groups, int stages) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
+                "int together, int groups, int stages, bool loads) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("_se_gate_cuda(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int count, bool transposed) -> Tensor",
                 tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -212,7 +212,7 @@ def _fake(x, weight, bias, stride, activation, pool):
 
 
 @torch.library.register_fake(WGMMA_OP, lib=_library)
-def _wgmma_fake(x, weight, bias, stride, activation, pool, height, width, together, groups, stages):
+def _wgmma_fake(x, weight, bias, stride, activation, pool, height, width, together, groups, stages, loads):
     images, channels = x.shape[:2]
     down, across = (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1
     sums = (images, -(-down // height) * -(-across // width), channels) if pool else (0,)

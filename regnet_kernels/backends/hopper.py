@@ -22,13 +22,14 @@ COPY, STORE = 0.12, 90  # for starting a copy of 16 bytes; for a warpgroup's res
 
 class Tile(NamedTuple):
     """height, width: of the results, in pixels; images: together in a tile, 1 unless it holds whole maps; groups: of a block; stages: 2
-    to copy the next tile's halo while one is multiplied."""
+    to copy the next tile's halo while one is multiplied; loads: the pixels go through registers, 0 or 1."""
 
     height: int
     width: int
     images: int
     groups: int
     stages: int
+    loads: int = 0
 
 
 class Needs(NamedTuple):
@@ -48,6 +49,8 @@ def needs(tile: Tile, group_width: int, stride: int, pool: bool) -> Needs | None
     parts = -(-units // 8)
     tiles = -(-units // parts)
     steps = -(-9 * units // 2)
+    if tile.loads:
+        steps = -(-steps // 4) * 4
     down, across = -(-tile.height // 8), -(-tile.width // 8)
     line = (tile.width - 1) * stride + 3
     plane = ((down * 8 - 1) * stride + 3) * line * tile.images + 8

@@ -89,8 +89,9 @@ inline std::string emulate_wgmma(const GroupedConv& conv, Dtype dtype, const Wgm
   with_tiles(plan.tiles, [&](auto tiles) {
     const auto with_number = [&](auto number) {
       const auto kernel = [&] {
-        gconv3x3_wgmma<decltype(number), tiles()>(static_cast<const uint16_t*>(buffers.x), static_cast<const uint16_t*>(buffers.weight),
-                                                  buffers.bias, static_cast<uint16_t*>(buffers.y), buffers.sums, plan, blocks);
+        const auto run = plan.tile.loads ? &gconv3x3_wgmma<decltype(number), tiles(), true> : &gconv3x3_wgmma<decltype(number), tiles(), false>;
+        run(static_cast<const uint16_t*>(buffers.x), static_cast<const uint16_t*>(buffers.weight), buffers.bias,
+            static_cast<uint16_t*>(buffers.y), buffers.sums, plan, blocks);
       };
       emulator::run(emulator::Launch{{static_cast<unsigned>(plan.slices * blocks)}, kWgmmaThreads, schedule, regions, findings, kernel},
                     plan.shared_bytes);

@@ -51,7 +51,7 @@ class EmulatedKernel:
         return y, sums, finding
 
     def wgmma(self, x, weight, bias, stride, activation, pool=False, *, tile, order="forward", eager_copies=False, blocks=1):
-        """As `__call__`, by the kernel for Hopper. tile: (height, width, images, groups, stages); blocks: of each slice of the channels."""
+        """As `__call__`, by the kernel for Hopper. tile: a hopper.Tile; blocks: of each slice of the channels."""
         images, channels, height, width = x.shape
         x = x.contiguous(memory_format=torch.channels_last)
         weight = weight.contiguous()
@@ -59,7 +59,7 @@ class EmulatedKernel:
         y = torch.empty((images, channels, down, across), dtype=x.dtype, memory_format=torch.channels_last)
         sums = torch.empty((images, -(-down // tile[0]) * -(-across // tile[1]), channels) if pool else 0)
         conv = (ctypes.c_int * 7)(images, height, width, channels, weight.shape[3], stride, activation)
-        finding = self._run("emulate_gconv3x3_wgmma", conv, DTYPES.index(x.dtype), (ctypes.c_int * 5)(*tile), *_memory(x), *_memory(weight),
+        finding = self._run("emulate_gconv3x3_wgmma", conv, DTYPES.index(x.dtype), (ctypes.c_int * 6)(*tile), *_memory(x), *_memory(weight),
                             _memory(bias)[0], *_memory(y), *_memory(sums), blocks, ORDERS.index(order), int(eager_copies))
         return y, sums, finding
 

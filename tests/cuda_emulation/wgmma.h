@@ -14,6 +14,11 @@ inline int uniform(int value) { return value; }
 template <int TILES>
 void begin_products(float (&)[TILES][4]) {}
 
+inline void commit_products() {}
+
+template <int PENDING>
+void wait_products() {}
+
 template <int TILES>
 void end_products(float (&)[TILES][4]) {}
 
@@ -23,7 +28,37 @@ inline uint32_t place(uint64_t described, int matrix, int eight) {
   return (part(0) + matrix * part(16) + eight * part(32)) * 16;
 }
 
-// What is right of a row that was never written is its neighbours' business: NaN, and nobody stores it.
+// Eight rows' (columns') 16 numbers. What was never written is NaN where `written` does not forbid it: a row that nobody stores.
+template <class Number>
+void read_numbers(uint64_t described, int eight, bool written, int thread, float (&to)[8][16]) {
+  for (int matrix = 0; matrix < 2; ++matrix) {
+    for (int row = 0; row < 8; ++row) {
+      const uint32_t from = place(described, matrix, eight) + row * 16;
+      block().check(written ? block().shared.read(from, 16, thread) : block().shared.look(from, 16, thread));
+      uint16_t bits[8];
+      std::memcpy(bits, block().shared.data() + from, 16);
+      for (int k = 0; k < 8; ++k) to[row][matrix * 8 + k] = widen(Number{}, bits[k]);
+    }
+  }
+}
+
+// rows: the warp's 16, by eights.
+template <class Number, int TILES>
+void multiply_columns(emulator::Warp& warp, const float (&rows)[2][8][16], uint64_t b, bool add, int thread) {
+  float columns[8][16];
+  for (int tile = 0; tile < TILES; ++tile) {
+    read_numbers<Number>(b, tile, true, thread, columns);
+    for (int lane = 0; lane < 32; ++lane) {
+      auto* const sum = static_cast<float(*)[4]>(const_cast<void*>(warp.argument[lane][0]))[tile];
+      for (int i = 0; i < 4; ++i) {
+        float total = add ? sum[i] : 0.f;
+        for (int k = 0; k < 16; ++k) total += rows[i / 2][lane / 4][k] * columns[lane % 4 * 2 + i % 2][k];
+        sum[i] = total;
+      }
+    }
+  }
+}
+
 template <class Number, int TILES>
 void multiply_rows(Number, float (&sum)[TILES][4], uint64_t a, uint64_t b, int add) {
   if (!block().fiber().fenced) block().fail("products of shared memory without fence_shared");
@@ -34,30 +69,27 @@ void multiply_rows(Number, float (&sum)[TILES][4], uint64_t a, uint64_t b, int a
     for (int lane = 1; lane < 32; ++lane) {
       if (std::memcmp(operand, warp.argument[lane][1], sizeof operand) != 0) return block().fail("lanes differ in their operands");
     }
-    const auto numbers = [&](uint64_t described, int eight, bool written, float (&to)[8][16]) {
-      for (int matrix = 0; matrix < 2; ++matrix) {
-        for (int row = 0; row < 8; ++row) {
-          const uint32_t from = place(described, matrix, eight) + row * 16;
-          block().check(written ? block().shared.read(from, 16, first) : block().shared.look(from, 16, first));
-          uint16_t bits[8];
-          std::memcpy(bits, block().shared.data() + from, 16);
-          for (int k = 0; k < 8; ++k) to[row][matrix * 8 + k] = widen(Number{}, bits[k]);
-        }
-      }
-    };
-    float left[2][8][16], right[8][16];
-    for (int half = 0; half < 2; ++half) numbers(operand[0], first / 32 % 4 * 2 + half, false, left[half]);
-    for (int tile = 0; tile < TILES; ++tile) {
-      numbers(operand[1], tile, true, right);
-      for (int lane = 0; lane < 32; ++lane) {
-        auto* const sum = static_cast<float(*)[4]>(const_cast<void*>(warp.argument[lane][0]))[tile];
-        for (int i = 0; i < 4; ++i) {
-          float total = operand[2] ? sum[i] : 0.f;
-          for (int k = 0; k < 16; ++k) total += left[i / 2][lane / 4][k] * right[lane % 4 * 2 + i % 2][k];
-          sum[i] = total;
-        }
-      }
+    float rows[2][8][16];
+    for (int half = 0; half < 2; ++half) read_numbers<Number>(operand[0], first / 32 % 4 * 2 + half, false, first, rows[half]);
+    multiply_columns<Number, TILES>(warp, rows, operand[1], operand[2] != 0, first);
+  });
+}
+
+template <class Number, int TILES>
+void multiply_rows(Number, float (&sum)[TILES][4], const uint32_t (&a)[4], uint64_t b, int add) {
+  if (!block().fiber().fenced) block().fail("products of shared memory without fence_shared");
+  const uint64_t operands[2] = {b, static_cast<uint64_t>(add != 0)};
+  block().collective("multiply_rows", sum, operands, a, [](emulator::Warp& warp, int first) {
+    uint64_t operand[2];
+    std::memcpy(operand, warp.argument[0][1], sizeof operand);
+    float rows[2][8][16];
+    for (int lane = 0; lane < 32; ++lane) {
+      if (std::memcmp(operand, warp.argument[lane][1], sizeof operand) != 0) return block().fail("lanes differ in their operands");
+      uint16_t a[8];
+      std::memcpy(a, warp.argument[lane][2], sizeof a);
+      for (int i = 0; i < 8; ++i) rows[i / 2 % 2][lane / 4][i / 4 * 8 + lane % 4 * 2 + i % 2] = widen(Number{}, a[i]);
     }
+    multiply_columns<Number, TILES>(warp, rows, operand[0], operand[1] != 0, first);
   });
 }
 

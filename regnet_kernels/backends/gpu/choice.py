@@ -4,8 +4,8 @@
     triton   every layer whose channels are multiples of 8
     cudnn    torch's own operations, whose convolutions are cuDNN's on NVIDIA's cards: any layer
 
-A forced backend comes first; then what was measured on this card (regnet_kernels.tuning); then `heuristic`, which no measurement
-has seen yet.
+A forced backend comes first; then what was measured on this card (regnet_kernels.tuning); then `heuristic`: in 16 bits on compute
+capability 9.0 rules read off measurements, on other cards estimates that no measurement has seen yet.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from ...problem import BackendError, Problem
 from ...tuning import table
 from .. import cuda, triton
-from ..triton.machine import pretending
-from ..triton.shapes import GateShape, GroupedShape, Shape
+from ..triton.configs import SMALL_ROWS
+from ..triton.machine import machine, pretending
+from ..triton.shapes import GateShape, GroupedShape, PointwiseShape, Shape
 from .layers import KINDS, MeanShape
 
 BACKENDS = ("cuda", "triton", "cudnn")
@@ -70,8 +71,10 @@ def why_not(backend: str, shape: Shape | MeanShape, dtype: torch.dtype, device: 
     return triton.why_not_layer(shape, dtype) or _why_not_triton(device)
 
 
-def heuristic(shape: Shape | MeanShape, dtype: torch.dtype) -> tuple[str, str]:
-    """(the backend that suits a layer whichever can run it, why)."""
+def heuristic(shape: Shape | MeanShape, dtype: torch.dtype, arch: str = "") -> tuple[str, str]:
+    """(the backend that suits a layer whichever can run it, why). arch: of the card, such as "sm_90"."""
+    if arch == "sm_90" and dtype in HALVES:
+        return _hopper(shape)
     if isinstance(shape, GroupedShape):
         if dtype not in HALVES:
             return "triton", "float32 goes through Triton's tensor cores where TF32 is allowed"
@@ -83,6 +86,32 @@ def heuristic(shape: Shape | MeanShape, dtype: torch.dtype) -> tuple[str, str]:
         if weights <= ONE_LAUNCH_WEIGHTS:
             return "cuda", f"w1 has {weights} weights, few enough for each block to go through all of them: one launch"
         return "triton", f"w1 has {weights} weights: tensor cores and a second launch beat going through all of them in each block"
+    return "triton", "Triton goes first"
+
+
+def _hopper(shape: Shape | MeanShape) -> tuple[str, str]:
+    """The same in 16 bits on compute capability 9.0, as measured on an H200 (benchmarks/results/nvidia-h200)."""
+    if isinstance(shape, GroupedShape):
+        width, narrow = shape.group_width, shape.group_width <= (64 if shape.stride == 1 else 32)
+        if shape.rows <= SMALL_ROWS:
+            return "triton", f"{shape.rows} pixels: too few for tiles that keep their weights"
+        if narrow and (shape.stride == 1 or width > 8):
+            return "cuda", f"groups of {width}, stride {shape.stride}: its products read the nine taps where the halo lies"
+        return "triton", f"groups of {width}, stride {shape.stride}: measured faster than reading a halo"
+    if isinstance(shape, GateShape):
+        if shape.images <= 8 and shape.squeeze <= 32:
+            return "cuda", f"{shape.squeeze} hidden units of {shape.images} images: one launch"
+        return "triton", "tensor cores, and many programs that each read a part of the weights"
+    if isinstance(shape, PointwiseShape) and shape.rows > 4 * SMALL_ROWS:
+        k, o = shape.k, shape.o
+        if shape.gated:
+            library = min(k, o) >= 400
+        elif shape.k2:
+            library = k >= 700
+        else:
+            library = k * o >= 10000 or k * o >= 2500 and k % 16 == 0 and o % 16 == 0
+        if library:
+            return "cudnn", f"{k} to {o} channels, {shape.rows} pixels: products decide, and the library's are the faster"
     return "triton", "Triton goes first"
 
 
@@ -134,7 +163,7 @@ def _choose(kind: str, shape: Shape | MeanShape, dtype: torch.dtype, device: tor
             raise BackendError(f"the layer {layer} was forced onto {wanted}, which cannot run it: {reasons[wanted]}")
         return Choice(wanted, "forced", {name: reason or f"{wanted} was forced" for name, reason in reasons.items() if name != wanted})
     able = [name for name in BACKENDS if not reasons[name]]
-    best, why = heuristic(shape, dtype)
+    best, why = heuristic(shape, dtype, _arch(device))
     if best not in able:
         best, why = next((name, "") for name in ("triton", "cuda", "cudnn") if name in able)
     times = {name: ms for name, ms in _times(shape, dtype, device).items() if name in able}
@@ -161,6 +190,12 @@ def _times(shape: Shape | MeanShape, dtype: torch.dtype, device: torch.device) -
         return {}
     entry = table.tuned(device, shape, dtype)
     return {} if entry is None else {"triton": entry.ms, **entry.others}
+
+
+def _arch(device: torch.device) -> str:
+    if pretending() or device.type == "cuda" and torch.cuda.is_available():
+        return machine(device).arch
+    return ""
 
 
 def _why_not_cuda(device: torch.device) -> str:

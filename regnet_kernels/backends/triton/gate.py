@@ -110,7 +110,7 @@ def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Te
     fixed = {"UNIT": unit(c), "PRECISION": "ieee", "BI": config.images, "BS": config.units, "num_warps": config.warps,
              "num_stages": config.stages}
     last = {"BO": config.columns, "TRANSPOSED": transposed}
-    few = min(256, max(16, triton.next_power_of_2(squeeze)))  # hidden units a step of the second launch: it waits for each step
+    few = min(256, max(32, triton.next_power_of_2(squeeze)))  # hidden units a step of the second launch: it waits for each step
     if config.launches == 1:
         gate_kernel[(images, parts)](sums, w1, b1, w2, b2, gate, n, tiles, 1 / count, units, squeeze, BC=config.depth, **last, **fixed)
         return gate
