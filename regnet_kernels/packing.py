@@ -1,23 +1,25 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 3. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 4. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
-    block  panels(a: (M, C)); panels of b (or pairs, see `packs_pairs`), group after group: (g, 9 g), K ordered (kh, kw, ci);
-           panels(c next to proj: (O, M + C)), only c without a projection; where the step's Winograd flag is set
-           (integer 13), panels of b's transformed weights: (36 g, g), group after group (winograd.py)
+    block  panels(a: (M, C)); of b, run after run of its groups (interleave.py), panels of T groups together: (T g, 9 g), K ordered
+           (kh, kw, ci), or pairs of a single group (see `packs_pairs`); panels(c next to proj: (O, M + C)), only c without a projection
     head   panels(fc: (O, C)), nothing for O = 0
     conv   nothing
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
     conv   for each group panels(w: (O / groups, k k C / groups)), K ordered (kh, kw, ci); bias (O)
-    block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O)
+    block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O); where the step's
+           Winograd flag is set (integer 13), for T groups together panels of b's 36 transformed weights: (T g, g) each (winograd.py)
     head   bias (O), nothing for O = 0
-For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.
+Of a block's inner channels, M, everything is in the order of interleave.py: rows of a and its bias in that of the 3x3's input (in
+bfloat16 pairs of channels), all else in that of its output. For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -27,11 +29,12 @@ import torch
 from . import winograd
 from .activation import NAMES, activation_code
 from .blobs import BlobNetwork, check_blobs, check_end, step_integers
-from .memory import trim
-from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels
+from .interleave import GroupRun, channel_order, group_runs, interleave, interleaved, inverse, separated
+from .memory import empty, trim
+from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels, word_of
 from .steps import BlockStep, ConvStep, HeadStep, Step, Weight, channels, check_steps, rows_of, scaled_weights
 
-VERSION = 3
+VERSION = 4
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -60,9 +63,8 @@ class StepSpec(NamedTuple):
         """(G, O, K) of each panel section in the weights blob."""
         if self.kind == BLOCK:
             groups = self.c_mid // self.group_width
-            sections = [(1, self.c_mid, self.c_in), (groups, self.group_width, 9 * self.group_width),
-                        (1, self.c_out, self.c_mid + (self.c_in if self.has_proj else 0))]
-            return [*sections, (groups * 36, self.group_width, self.group_width)] if self.winograd else sections
+            return [(1, self.c_mid, self.c_in), (groups, self.group_width, 9 * self.group_width),
+                    (1, self.c_out, self.c_mid + (self.c_in if self.has_proj else 0))]
         return [(1, self.c_out, self.c_in)] if self.kind == HEAD and self.c_out else []
 
     def conv_section(self) -> tuple[int, int, int]:
@@ -78,7 +80,15 @@ class StepSpec(NamedTuple):
             return [self.c_out] if self.c_out else []
         matrix = self.se_width * self.c_mid
         se = [matrix, self.se_width, matrix, self.c_mid] if self.se_width else []
-        return [self.c_mid, self.c_mid, *se, self.c_out]
+        return [self.c_mid, self.c_mid, *se, self.c_out, *([36 * self.c_mid * self.group_width] if self.winograd else [])]
+
+    def group_runs(self) -> list[GroupRun]:
+        """Of a block's 3x3."""
+        return group_runs(self.c_mid // self.group_width, self.group_width)
+
+    def channel_order(self, word: int = 1) -> torch.Tensor:
+        """The inner channel at each position of a block's maps."""
+        return channel_order(self.c_mid // self.group_width, self.group_width, word)
 
 
 class PackedNetwork(BlobNetwork):
@@ -143,7 +153,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 3 says."""
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 4 says."""
     specs = [StepSpec(*step[:14]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
@@ -177,7 +187,7 @@ class _Blob:
     """One tensor of `size` elements, filled section by section, each zero-filled to the alignment."""
 
     def __init__(self, align: int, dtype: torch.dtype, size: int, device: torch.device):
-        self.align, self.at, self.values = align, 0, torch.empty(size, dtype=dtype, device=device)
+        self.align, self.at, self.values = align, 0, empty(size, dtype, device)
 
     def _room(self, size: int) -> torch.Tensor:
         start, end = self.at, self.at + size
@@ -188,12 +198,13 @@ class _Blob:
     def add(self, section: torch.Tensor) -> None:
         self._room(section.numel()).view(section.shape).copy_(section)
 
-    def add_panels(self, section: tuple[int, int, int], make: Callable[[int, int], torch.Tensor], pairs: bool = False, unit: int = 1) -> None:
-        """The panels of a (G, O, K) matrix stack. `make(start, stop)` gives some of its matrices, (stop - start, O, K), or for G = 1
+    def add_panels(self, section: tuple[int, int, int], make: Callable[[int, int], torch.Tensor], pairs: bool = False, unit: int = 1,
+                   by_rows: bool = False) -> None:
+        """The panels of a (G, O, K) matrix stack. `make(start, stop)` gives some of its matrices, (stop - start, O, K), or `by_rows`
         some rows of the only one, (1, stop - start, K): AT_A_TIME elements or so in each call, whole `unit`s of them, in order."""
         groups, rows, k = section
         room, at = self._room(panel_elements(groups, rows, k, self.values.dtype)), 0
-        count, unit, each = (rows, LANES, k) if groups == 1 else (groups, unit, rows * k)
+        count, unit, each = (rows, math.lcm(LANES, unit), k) if by_rows else (groups, unit, rows * k)
         together = max(1, AT_A_TIME // (each * unit)) * unit
         for start in range(0, count, together):
             matrices = make(start, min(start + together, count)).to(self.values.dtype)
@@ -243,20 +254,22 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     if step.proj is not None:
         shortcut = [step.proj[0]]
         c_bias = c_bias + _bias(step.proj[1], params, spec.c_out)
-    section_a, section_b, section_c = spec.weight_sections()[:3]
-    _add_dense(weights, section_a, a)
+    section_a, _, section_c = spec.weight_sections()
+    order_in = spec.channel_order(word_of(weights.values.dtype)).to(weights.values.device)
+    order = spec.channel_order().to(weights.values.device)
+    _add_dense(weights, section_a, a, rows=order_in, unit=spec.group_width * interleave(spec.group_width))
     b = rows_of(b) if spec.winograd else b  # which reads it twice
-    _add_grouped(weights, b, section_b, packs_pairs(spec.group_width))
-    _add_dense(weights, section_c, c, *shortcut)
-    if spec.winograd:
-        weights.add_panels(spec.weight_sections()[3], partial(_transformed, b), unit=36)
-    params.add(_bias(a_bias, params, spec.c_mid))
-    params.add(_bias(b_bias, params, spec.c_mid))
+    _add_runs(weights, b, spec)
+    _add_dense(weights, section_c, c, *shortcut, columns=order)
+    params.add(_bias(a_bias, params, spec.c_mid)[order_in])
+    params.add(_bias(b_bias, params, spec.c_mid)[order])
     if step.se is not None:
         w1, b1, w2, b2 = step.se
-        for section in (rows_of(w1).flatten(1), b1, rows_of(w2).flatten(1).t(), b2):
+        for section in (rows_of(w1).flatten(1)[:, order], b1, rows_of(w2).flatten(1).t()[:, order], b2[order]):
             params.add(section)
     params.add(c_bias)
+    if spec.winograd:
+        _add_winograd_runs(params, b, spec)
 
 
 def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
@@ -265,30 +278,52 @@ def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) ->
         params.add(_bias(step.bias, params, spec.c_out))
 
 
-def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight) -> None:
-    """The panels of one matrix, whose columns are those of `matrices` side by side."""
+def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, rows: torch.Tensor | None = None, unit: int = 1,
+               columns: torch.Tensor | None = None) -> None:
+    """The panels of one matrix, whose columns are those of `matrices` side by side. rows, columns: in this order, that of the rows within
+    each `unit` of them, that of the columns within the first matrix."""
     def make(start: int, stop: int) -> torch.Tensor:
         parts = [rows_of(matrix, start, stop).flatten(1) for matrix in matrices]
+        if rows is not None:
+            parts = [part[rows[start:stop] - start] for part in parts]
+        if columns is not None:
+            parts[0] = parts[0][:, columns]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
-    blob.add_panels(section, make)
+    blob.add_panels(section, make, unit=unit, by_rows=True)
 
 
-def _transformed(weight: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Matrices start .. stop - 1, 36 a group, of a 3x3 weight in Winograd's form."""
-    width = weight.shape[1]
-    return winograd.transform_weights(weight[start // 36 * width:stop // 36 * width])
+def _add_runs(blob: _Blob, weight: Weight, spec: StepSpec) -> None:
+    """A block's 3x3 weight (M, g, 3, 3), run after run of its groups."""
+    width, k = spec.group_width, 9 * spec.group_width
+    for together, first, count in spec.group_runs():
+        def make(start: int, stop: int) -> torch.Tensor:
+            at = [(first + group * together) * width for group in (start, stop)]
+            return interleaved(rows_of(weight, *at).permute(0, 2, 3, 1).reshape(-1, width, k), together)
+
+        blob.add_panels((count, together * width, k), make, pairs=together == 1 and packs_pairs(width))
 
 
-def _add_grouped(blob: _Blob, weight: Weight, section: tuple[int, int, int], pairs: bool = False) -> None:
-    """The panels of a convolution's weight (O, C / groups, k, k), K ordered (kh, kw, ci)."""
+def _add_winograd_runs(blob: _Blob, weight: torch.Tensor, spec: StepSpec) -> None:
+    """The same in Winograd's form, 36 matrices for groups that are together."""
+    width = spec.group_width
+    for together, first, count in spec.group_runs():
+        def make(start: int, stop: int) -> torch.Tensor:
+            at = [(first + matrix // 36 * together) * width for matrix in (start, stop)]
+            return winograd.transform_weights(weight[slice(*at)], together)
+
+        blob.add_panels((count * 36, together * width, width), make, unit=36)
+
+
+def _add_grouped(blob: _Blob, weight: Weight, section: tuple[int, int, int]) -> None:
+    """The panels of a conv step's weight (O, C / groups, k, k), K ordered (kh, kw, ci)."""
     groups, rows, k = section
     def make(start: int, stop: int) -> torch.Tensor:
         each = 1 if groups == 1 else rows
         part = rows_of(weight, start * each, stop * each).permute(0, 2, 3, 1)
         return part.reshape(-1, rows, k) if groups > 1 else part.reshape(1, -1, k)
 
-    blob.add_panels(section, make, pairs)
+    blob.add_panels(section, make, by_rows=groups == 1)
 
 
 def _unpack_conv(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -> ConvStep:
@@ -302,19 +337,28 @@ def _unpack_conv(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) ->
 def _unpack_block(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -> BlockStep:
     read_weights = _Reader(weights, spec.weights_offset, WEIGHTS_ALIGN)
     read_params = _Reader(params, spec.params_offset, PARAMS_ALIGN)
-    section_a, section_b, section_c = spec.weight_sections()[:3]
-    a = read_weights.take_panels(*section_a)
-    b = read_weights.take_panels(*section_b, packs_pairs(spec.group_width))
-    c = read_weights.take_panels(*section_c)
-    a = a.reshape(spec.c_mid, spec.c_in, 1, 1)
-    b = b.reshape(spec.c_mid, 3, 3, spec.group_width).permute(0, 3, 1, 2)
-    proj = (c[0, :, spec.c_mid:].reshape(spec.c_out, spec.c_in, 1, 1), None) if spec.has_proj else None
-    c = c[0, :, :spec.c_mid].reshape(spec.c_out, spec.c_mid, 1, 1)
-    a_bias, b_bias, *se, c_bias = [read_params.take(size) for size in spec.param_sections()]
+    section_a, _, section_c = spec.weight_sections()
+    at_in = inverse(spec.channel_order(word_of(weights.dtype))).to(weights.device)
+    at = inverse(spec.channel_order()).to(weights.device)
+    a = read_weights.take_panels(*section_a)[0, at_in].reshape(spec.c_mid, spec.c_in, 1, 1)
+    b = _unpack_runs(read_weights, spec)
+    c = read_weights.take_panels(*section_c)[0]
+    proj = (c[:, spec.c_mid:].reshape(spec.c_out, spec.c_in, 1, 1), None) if spec.has_proj else None
+    c = c[:, :spec.c_mid][:, at].reshape(spec.c_out, spec.c_mid, 1, 1)
+    a_bias, b_bias, *se, c_bias = [read_params.take(size) for size in spec.param_sections()[:7 if spec.se_width else 3]]
+    a_bias, b_bias = a_bias[at_in], b_bias[at]
     if se:
         w1, b1, w2, b2 = se
-        se = (w1.reshape(spec.se_width, spec.c_mid), b1, w2.reshape(spec.se_width, spec.c_mid).t(), b2)
+        se = (w1.reshape(spec.se_width, spec.c_mid)[:, at], b1, w2.reshape(spec.se_width, spec.c_mid)[:, at].t(), b2[at])
     return BlockStep((a, a_bias), (b, b_bias), (c, c_bias), proj, se or None, spec.stride, spec.group_width, NAMES[spec.activation])
+
+
+def _unpack_runs(reader: _Reader, spec: StepSpec) -> torch.Tensor:
+    width, k, parts = spec.group_width, 9 * spec.group_width, []
+    for together, _, count in spec.group_runs():
+        matrices = reader.take_panels(count, together * width, k, together == 1 and packs_pairs(width))
+        parts.append(separated(matrices, together).reshape(-1, 3, 3, width))
+    return torch.cat(parts).permute(0, 3, 1, 2)
 
 
 def _unpack_head(spec: StepSpec, weights: torch.Tensor, params: torch.Tensor) -> HeadStep:

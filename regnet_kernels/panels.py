@@ -4,7 +4,7 @@ M: (G, O, K) is G matrices one after the other. The O axis is cut in panels of 1
 is 8 lanes wide for r <= 8, else 16; lanes beyond O are zeros. A float32 panel is stored [K][width]; a bfloat16 panel is
 [ceil(K / 2)][width][2], pairs of consecutive k as the bf16 dot instructions read them, K padded to even with a zero.
 
-The 3x3 of narrow groups (`packs_pairs`) lies in pairs of words (one k in float32, two in bfloat16): panels of 8 output lanes, each
+The 3x3 of a narrow group that stands alone (`packs_pairs`) lies in pairs of words (one k in float32, two in bfloat16): panels of 8 output lanes, each
 [K / 2][8][2] in float32 and [K / 4][8][4] in bfloat16.
 
 Both directions are plain differentiable torch ops, so the gradient of one is the other.
@@ -25,11 +25,11 @@ def padded_rows(rows: int) -> int:
 
 def panel_elements(groups: int, rows: int, k: int, dtype: torch.dtype) -> int:
     """Number of elements of the panels of a (groups, rows, k) matrix stack."""
-    return groups * padded_rows(rows) * (k + k % _step(dtype))
+    return groups * padded_rows(rows) * (k + k % word_of(dtype))
 
 
 def packs_pairs(group_width: int) -> bool:
-    """Is a grouped 3x3 packed in pairs of words? Groups of 8, 16, 24, 40 and 56."""
+    """Is the 3x3 of a group that stands alone packed in pairs of words? Groups of 8, 16, 24, 40 and 56."""
     return group_width % PAIR_LANES == 0 and (group_width <= 16 or (group_width % LANES != 0 and group_width < 64))
 
 
@@ -37,7 +37,7 @@ def to_pairs(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
     """m: (G, O, K), O and K multiples of 8 -> 1-D, panels of 8 lanes in pairs of words; as many elements as m has. Written into
     `into` where that is given."""
     groups, rows, k = m.shape
-    pair = 2 * _step(m.dtype)
+    pair = 2 * word_of(m.dtype)
     into = m.new_empty(m.numel()) if into is None else into
     m = m.reshape(groups, rows // PAIR_LANES, PAIR_LANES, k // pair, pair)
     into.view(groups, rows // PAIR_LANES, k // pair, PAIR_LANES, pair).copy_(m.transpose(2, 3))
@@ -46,7 +46,7 @@ def to_pairs(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
 
 def from_pairs(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tensor:
     """The inverse of `to_pairs`: 1-D -> (G, O, K)."""
-    pair = 2 * _step(flat.dtype)
+    pair = 2 * word_of(flat.dtype)
     return flat.reshape(groups, rows // PAIR_LANES, k // pair, PAIR_LANES, pair).transpose(2, 3).reshape(groups, rows, k)
 
 
@@ -54,7 +54,7 @@ def to_panels(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor
     """m: (G, O, K) -> 1-D panels of the same dtype; group after group, panel after panel, without gaps. Written into `into` where
     that is given."""
     groups, rows, k = m.shape
-    step = _step(m.dtype)
+    step = word_of(m.dtype)
     into = m.new_empty(panel_elements(groups, rows, k, m.dtype)) if into is None else into
     flat, offset, words = into.view(groups, -1), 0, (k + k % step) // step
     for start, count, width in _runs(rows):
@@ -70,7 +70,7 @@ def to_panels(m: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor
 
 def from_panels(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Tensor:
     """The inverse of `to_panels`: 1-D panels -> (G, O, K), zero lanes dropped."""
-    step = _step(flat.dtype)
+    step = word_of(flat.dtype)
     k_padded = k + k % step
     flat = flat.reshape(groups, -1)
     parts, offset = [], 0
@@ -82,7 +82,8 @@ def from_panels(flat: torch.Tensor, groups: int, rows: int, k: int) -> torch.Ten
     return torch.cat(parts, dim=1)[:, :rows, :k]
 
 
-def _step(dtype: torch.dtype) -> int:
+def word_of(dtype: torch.dtype) -> int:
+    """Elements of a 32-bit word of the packed format, as far as it has such: two in bfloat16."""
     return 2 if dtype == torch.bfloat16 else 1
 
 

@@ -12,17 +12,21 @@ WIDEST_GROUP = 128  # the transformed weights take four times the memory of the 
 
 
 def suits(dtype: torch.dtype, stride: int, group_width: int) -> bool:
-    """Is a grouped 3x3 packed for Winograd as well? float32 (bfloat16 would lose its accuracy in the transforms), stride 1."""
-    return dtype == torch.float32 and stride == 1 and group_width % 8 == 0 and group_width <= WIDEST_GROUP
+    """Is a grouped 3x3 packed for Winograd as well? Stride 1; not in float64; in bfloat16, where it is computed in float32 (products of
+    bfloat16 would lose their accuracy in the transforms) at half the rate of products, not for groups of 8."""
+    narrowest = {torch.float32: 8, torch.bfloat16: 16}.get(dtype)
+    return narrowest is not None and stride == 1 and group_width % 8 == 0 and narrowest <= group_width <= WIDEST_GROUP
 
 
-def transform_weights(weight: torch.Tensor) -> torch.Tensor:
-    """weight: (C, g, 3, 3) of a convolution with C / g groups -> (C / g * 36, g, g): for each group and each of the 6x6
-    positions the matrix output x input channel. Computed in float64, returned in it."""
+def transform_weights(weight: torch.Tensor, together: int = 1) -> torch.Tensor:
+    """weight: (C, g, 3, 3) of a convolution with C / g groups -> (C / g / together * 36, together g, g): for each `together` groups
+    and each of the 6x6 positions the matrix output x input channel, outputs of these groups in turn. Computed in float64, returned
+    in it."""
     transform = _matrix().to(weight.device)
     spread = torch.einsum("ix,ocxy,jy->ijoc", transform, weight.double(), transform)
     channels, width = weight.shape[:2]
-    return spread.reshape(36, channels // width, width, width).transpose(0, 1).reshape(-1, width, width)
+    spread = spread.reshape(36, channels // width // together, together, width, width)
+    return spread.permute(1, 0, 3, 2, 4).reshape(-1, together * width, width)
 
 
 def _matrix() -> torch.Tensor:

@@ -81,9 +81,8 @@ REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
     const Y* const residual = static_cast<const Y*>(t.residual);
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
-      ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-        acc[p][v] += load_lanes<lane_count<F, H>(v)>(residual + t.y_offset[p] + first_lane<F, H>(v));
-      });
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(residual + t.y_offset[p], v);
   }
   if (t.silu) {
     vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
@@ -102,30 +101,31 @@ REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
     Y* const at = y + t.y_offset[p];
-    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) {
       acc[p][v] = floor > acc[p][v] ? floor : acc[p][v];  // one max instruction; NaN stays NaN, as torch's
-      store_lanes<lane_count<F, H>(v)>(at + first_lane<F, H>(v), acc[p][v]);
-    });
+      store_vector<F, H>(at, v, acc[p][v]);
+    }
   }
   if (t.pool) {
-    ForVectors<F, H, V, 0>::run([&]<int v>() __attribute__((always_inline)) {
-      vf sum = acc[0][v];
 #pragma GCC unroll 16
-      for (int p = 1; p < P; p++) sum += acc[p][v];
-      float* const at = t.pool + first_lane<F, H>(v);
-      store_lanes<lane_count<F, H>(v)>(at, load_lanes<lane_count<F, H>(v)>(at) + sum);
-    });
+    for (int v = 0; v < V; v++) {
+      vf sum{};
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) sum += acc[p][v];
+      store_vector<F, H>(t.pool, v, load_vector<F, H>(t.pool, v) + sum);
+    }
   }
 }
 
 template <int P, int F, int H>
 REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
+  constexpr int V = vectors(F, H);
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
     const float* const start = t.start + p * t.start_pixel;
-    ForVectors<F, H, vectors(F, H), 0>::run([&]<int v>() __attribute__((always_inline)) {
-      acc[p][v] += load_lanes<lane_count<F, H>(v)>(start + first_lane<F, H>(v));
-    });
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(start, v);
   }
   if (t.y_type == Type::f32) finish_as<float, P, F, H>(acc, t);
   else finish_as<uint16_t, P, F, H>(acc, t);
@@ -135,7 +135,7 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 // the loop starts, which costs about 50 cycles a tile.
 //
 // Short: a few steps a tap, as in narrow groups and the stem; then a line is fetched after each tap.
-template <class Dot, int P, int F, int H, bool Short>
+template <class Dot, bool Fold, int P, int F, int H, bool Short>
 __attribute__((noinline)) void run_tile(const Tile& t) {
   constexpr int V = vectors(F, H);
   vf acc[P][V];
@@ -165,7 +165,7 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
       accumulate_ahead<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.every);
     }
   }
-  if constexpr (kPairs<Dot>) {  // F panels of 8 outputs, two words each
+  if constexpr (Fold) {  // F panels of 8 outputs, two words each
     vf sums[P][vectors(F / 2, F % 2)];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
@@ -177,12 +177,12 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
   }
 }
 
-template <class Dot, int P, int F, int H, bool Short>
+template <class Dot, bool Fold, int P, int F, int H, bool Short>
 REGNET_INLINE void dispatch_pixels(const Tile& t, int pixels_here) {
   if constexpr (P > 1) {
-    if (pixels_here < P) return dispatch_pixels<Dot, P - 1, F, H, Short>(t, pixels_here);
+    if (pixels_here < P) return dispatch_pixels<Dot, Fold, P - 1, F, H, Short>(t, pixels_here);
   }
-  run_tile<Dot, P, F, H, Short>(t);
+  run_tile<Dot, Fold, P, F, H, Short>(t);
 }
 
 struct TaskPixels {
@@ -223,10 +223,10 @@ __attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int6
 
 // All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
 // 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
-template <class Dot, int F, int H, bool Short>
+template <class Dot, bool Fold, int F, int H, bool Short>
 void run_panels(const PanelSet& s, const TaskPixels& px) {
-  // kLanes output channels; a panel has kPanelRow words for each word of the input
-  constexpr int P = pixels<Dot>(F, H), kLanes = kPairs<Dot> ? F * 8 : F * 16 + H * 8, kPanelRow = kPairs<Dot> ? kPairPanel : kPanel;
+  // output channels of the set; words of weights a step
+  constexpr int P = pixels<Dot>(F, H), kRow = F * 16 + H * 8, kLanes = Fold ? F * 8 : kRow;
   const Conv& c = *s.conv;
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
   const bool partial = s.lanes < kLanes;
@@ -238,17 +238,17 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
 
   Blocks blocks(c);
   Tile t;
-  t.panel_words = blocks.total() * kPanelRow;
-  t.every = tiles * 16 / kLanes + 1;  // the next set has as many lines as this one: a share of them with each tile
-  const char* const next = (const char*)(s.w + blocks.total() * kLanes);
+  t.panel_words = blocks.total() * kPanel;
+  t.every = tiles * 16 / kRow + 1;  // the next set has as many lines as this one: a share of them with each tile
+  const char* const next = (const char*)(s.w + blocks.total() * kRow);
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
-    t.x = s.x + b.first;
+    t.x = s.x + b.first * kWords<Dot>;
     t.x2 = c.x2 + b.first2;
     t.taps = c.tap_offset + b.tap;
     t.tap_count = b.taps;
     t.steps = b.steps, t.steps2 = b.steps2;
-    t.w = s.w + b.at * kPanelRow;
+    t.w = s.w + b.at * kPanel;
     t.wh = s.w + F * t.panel_words + b.at * 8;
     t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
     t.silu = !raw && c.activation == Activation::silu;
@@ -264,8 +264,8 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
       t.start = b.at ? aside + at * kLanes : bias;
       if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
       else t.y = static_cast<char*>(c.y) + s.channel * element, t.y_offset = px.y_offset + at;
-      t.ahead = next + kLanes * 4 * (b.at + b.count() * i / tiles);
-      dispatch_pixels<Dot, P, F, H, Short>(t, here);
+      t.ahead = next + kRow * 4 * (b.at + b.count() * i / tiles);
+      dispatch_pixels<Dot, Fold, P, F, H, Short>(t, here);
       at += here;
     }
     if (last && partial)
@@ -273,24 +273,25 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   }
 }
 
-template <class Dot, bool Short>
+template <class Dot, bool Fold, bool Short>
 REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const TaskPixels& px) {
+  constexpr bool kHalves = kWords<Dot> == 1;  // interleaved groups and pairs have full panels only
   switch (full * 2 + half) {
     case 1:
-      if constexpr (!kPairs<Dot>) return run_panels<Dot, 0, 1, Short>(s, px);
+      if constexpr (kHalves) return run_panels<Dot, Fold, 0, 1, Short>(s, px);
       __builtin_trap();
-    case 2: return run_panels<Dot, 1, 0, Short>(s, px);
+    case 2: return run_panels<Dot, Fold, 1, 0, Short>(s, px);
 #if VL >= 8
     case 3:
-      if constexpr (!kPairs<Dot>) return run_panels<Dot, 1, 1, Short>(s, px);
+      if constexpr (kHalves) return run_panels<Dot, Fold, 1, 1, Short>(s, px);
       __builtin_trap();
 #endif
 #if VL == 16
-    case 4: return run_panels<Dot, 2, 0, Short>(s, px);
+    case 4: return run_panels<Dot, Fold, 2, 0, Short>(s, px);
     case 5:
-      if constexpr (!kPairs<Dot>) return run_panels<Dot, 2, 1, Short>(s, px);
+      if constexpr (kHalves) return run_panels<Dot, Fold, 2, 1, Short>(s, px);
       __builtin_trap();
-    case 6: return run_panels<Dot, 3, 0, Short>(s, px);
+    case 6: return run_panels<Dot, Fold, 3, 0, Short>(s, px);
 #endif
     default: __builtin_trap();
   }
@@ -298,7 +299,7 @@ REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const 
 
 constexpr int kShortTap = 48;  // steps
 
-template <class Dot>
+template <class Dot, bool Fold = false>
 void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   TaskPixels px;
   px.count = (int)(task.pixel1 - task.pixel0);
@@ -346,14 +347,13 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     }
     x = scratch;
   }
-  const int64_t channels = (int64_t)c.groups * c.group_out;
   const int per_group = c.panels_per_group();
-  constexpr int kPanelLanes = kPairs<Dot> ? kPairPanel : kPanel;
+  constexpr int kPanelLanes = Fold ? kPairPanel : kPanel;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
-  const bool half_tail = !kPairs<Dot> && c.group_out % 16 != 0 && c.group_out % 16 <= 8;
+  const bool half_tail = kWords<Dot> == 1 && c.group_out % 16 != 0 && c.group_out % 16 <= 8;
   PanelSet t{};
   t.conv = &c;
-  t.pool = c.pool ? c.pool + task.pool_slot * channels : nullptr;
+  t.pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
   if (t.pool) {
     for (int panel = task.panel0; panel < task.panel1; panel++) {
       const int64_t first = (int64_t)(panel / per_group) * c.group_out + panel % per_group * kPanelLanes;
@@ -375,19 +375,27 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     } else if (half && full && (!kHalfJoins || full == 3)) {
       half = 0;
     }
-    t.x = x + (int64_t)group * c.steps;
-    t.w = c.w + group * c.w_group + (int64_t)in_group * kPanelLanes * total;
+    t.x = x + (int64_t)group * c.steps * kWords<Dot>;
+    t.w = c.w + group * c.w_group + (int64_t)in_group * kPanel * total;
     t.channel = (int64_t)group * c.group_out + in_group * kPanelLanes;
     const int64_t left = c.group_out - in_group * kPanelLanes;
     const int width = full * kPanelLanes + half * 8;
     t.lanes = left < width ? (int)left : width;
-    if (kPairs<Dot> || (c.taps > 1 && c.steps <= kShortTap && c.steps2 == 0)) dispatch_panels<Dot, true>(full, half, t, px);
-    else if constexpr (!kPairs<Dot>) dispatch_panels<Dot, false>(full, half, t, px);
+    if (Fold || kWords<Dot> == 4 || (c.taps > 1 && c.steps <= kShortTap && c.steps2 == 0)) dispatch_panels<Dot, Fold, true>(full, half, t, px);
+    else if constexpr (!Fold && kWords<Dot> < 4) dispatch_panels<Dot, Fold, false>(full, half, t, px);
     panel += full + half;
   }
 }
 
+template <class Dot, class Pair, class Quad>
+void conv_of(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  if (c.fold) conv_typed<Pair, true>(c, task, scratch);
+  else if (c.words == 4) conv_typed<Quad>(c, task, scratch);
+  else if (c.words == 2) conv_typed<Pair>(c, task, scratch);
+  else conv_typed<Dot>(c, task, scratch);
+}
+
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  if (c.type == Type::f32) c.pairs ? conv_typed<DotPairF32>(c, task, scratch) : conv_typed<DotF32>(c, task, scratch);
-  else c.pairs ? conv_typed<DotPairBf16>(c, task, scratch) : conv_typed<DotBf16>(c, task, scratch);
+  if (c.type == Type::f32) conv_of<DotF32, DotPairF32, DotQuadF32>(c, task, scratch);
+  else conv_of<DotBf16, DotPairBf16, DotQuadBf16>(c, task, scratch);
 }

@@ -22,16 +22,40 @@ constexpr int64_t panel_lanes(int64_t channels) {
 }
 constexpr int64_t panel_count(int64_t channels) { return (channels + kPanel - 1) / kPanel; }
 
-// Narrow groups are packed in pairs of words along the reduction axis instead: panels of 8 output channels, [words / 2][8][2]. One
-// broadcast of two words then feeds 16 lanes: a group of 8 fills two AVX2 registers with half of the broadcasts, and groups of 8,
-// 16, 24, 40 and 56 leave no lane of AVX-512 idle. The sums of even and odd words are added at the end.
+// Inside of a network, the groups of a 3x3 go `interleave` together: the same channel of each lies side by side, so that one broadcast
+// of so many words feeds a vector with no idle lane. Groups of 8 are half of a vector of 16 lanes, those of 16 one (and then each
+// multiply-add needs a broadcast of its own), those of 24, 40, 56 ... a vector and a half. What is left over goes in smaller numbers.
+constexpr int interleave(int64_t group_width) {
+  return group_width == 8 ? 4 : group_width == 16 || group_width % 16 == 8 ? 2 : 1;
+}
+
+// A run of a 3x3's groups that are computed alike: `count` times `together` groups from group `first` on.
+struct GroupRun {
+  int64_t together, first, count;
+};
+inline constexpr int kMostRuns = 3;
+struct GroupRuns {
+  GroupRun run[kMostRuns];
+  int size;
+  constexpr GroupRuns(int64_t groups, int64_t group_width) : run{}, size(0) {
+    int64_t first = 0;
+    for (int64_t together = interleave(group_width); together >= 1 && first < groups; together /= 2)
+      if (const int64_t count = (groups - first) / together; count > 0) {
+        run[size++] = {together, first, count};
+        first += count * together;
+      }
+  }
+};
+
+// Narrow groups that stand alone are packed in pairs of words along the reduction axis: panels of 8 output channels,
+// [words / 2][8][2]. One broadcast of two words then feeds 16 lanes. The sums of even and odd words are added at the end.
 inline constexpr int kPairPanel = 8;
 constexpr bool packs_pairs(int64_t group_width, int64_t group_out) {
   return group_width % 8 == 0 && group_out % kPairPanel == 0 && (group_out <= 16 || (group_out % kPanel != 0 && group_out < 64));
 }
 
 // One convolution over NHWC activations. Output pixel (n, oh, ow) reads the words
-//   x + n * x_image + oh * x_row + ow * x_pixel + tap_offset[t] + group * steps + (0 .. steps)     for each tap t
+//   x + n * x_image + oh * x_row + ow * x_pixel + tap_offset[t] + group * steps * words + (0 .. steps * words)     for each tap t
 // (the strides already contain the convolution's stride; borders are in the buffer, so nothing is tested), and, where
 // there is a second source (the projection shortcut), the `steps2` words at x2 + ...: a second accumulation into the same
 // registers, so that the projection never reaches memory.
@@ -41,7 +65,8 @@ struct Conv {
   int64_t x_image, x_row, x_pixel;
   const int64_t* tap_offset;
   int taps, steps;
-  bool pairs;               // the weights are packed in pairs of words: groups of a multiple of 8 channels, no second source
+  int words;                // of the input a step: 1; 2 or 4 interleaved groups, which count as one group here; 2 where the sums are folded
+  bool fold;                // each output has two sums, of even and of odd words, and the weights are packed in pairs
   const uint32_t* x2;
   int64_t x2_image, x2_row, x2_pixel;
   int steps2;
@@ -56,11 +81,14 @@ struct Conv {
   Activation activation;
   const float* gate;        // (images, steps words' channels): scales the input of a 1x1; or null
   int64_t gate_image;
-  float* pool;              // (slots, groups * group_out): sums of the output over a task's pixels; or null
+  float* pool;              // (slots, pool_stride): sums of the output over a task's pixels; or null
+  int64_t pool_stride;
   int out_h, out_w;
 
   int panels() const { return groups * panels_per_group(); }
-  int panels_per_group() const { return pairs ? group_out / kPairPanel : (int)panel_count(group_out); }
+  int panels_per_group() const { return fold ? group_out / kPairPanel : (int)panel_count(group_out); }
+  // words that an output channel is the sum over
+  int64_t reduction() const { return ((int64_t)taps * steps) * (fold ? 2 : 1) + steps2; }
 };
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
@@ -72,20 +100,25 @@ struct ConvTask {
 };
 inline constexpr int kMaxTaskPixels = 192;
 
-// A 3x3 stride-1 grouped convolution in float32 by Winograd's F(4x4, 3x3): each 6x6 input tile and the weights go through
+// A 3x3 stride-1 grouped convolution by Winograd's F(4x4, 3x3), computed in float32: each 6x6 input tile and the weights go through
 // a linear transform, 36 products a channel pair replace the 144 of a 4x4 output tile, and a transform brings the sums back.
 // x: NHWC, already padded by one on the left and top and by at least 1 (up to 4 * tiles + 2 pixels in all) right and below.
+// Where `together` > 1, each group here is so many interleaved ones (see `interleave`).
 struct Winograd {
-  const float* x;
+  Type type;                 // of x and y
+  const void* x;
   int64_t x_image, x_row, x_pixel;
-  const float* u;            // per group: 36 x panels of the transformed weights, [group_width][lanes]
+  const float* u;            // per group: 36 x panels of the transformed weights, [group_width][together * group_width, filled up]
   const float* bias;
-  int groups, group_width;   // group_width: a multiple of 8
-  float* y;
+  int groups, group_width, together;  // group_width: a multiple of 8
+  void* y;
   int64_t y_image, y_row, y_pixel;
   Activation activation;
-  float* pool;               // (slots, groups * group_width), or null
+  float* pool;               // (slots, pool_stride), or null
+  int64_t pool_stride;
   int out_h, out_w, tiles_h, tiles_w;
+
+  int lanes() const { return group_width * together; }  // channels of a group
 };
 // With sums, a task's tiles are a part of one image, or whole images: then the first one's sums go to pool_slot, the next one's to the
 // slot after it.
@@ -94,14 +127,14 @@ struct WinogradTask {
   int group0, group1;
   int64_t pool_slot;
 };
-// Tiles that are transformed together: as many as keep the transformed input and output within an L2 of 512 KiB, but enough for a pass
-// over the transformed weights, which of wide groups come from memory.
-constexpr int64_t winograd_block(int64_t group_width) {
-  const int64_t tiles = 24 * 1024 / (36 * group_width);
+// Tiles that are transformed together, of groups of `lanes` channels: as many as keep the transformed input and output within an L2 of
+// 512 KiB, but enough for a pass over the transformed weights, which of wide groups come from memory.
+constexpr int64_t winograd_block(int64_t lanes) {
+  const int64_t tiles = 24 * 1024 / (36 * lanes);
   return tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
 }
-constexpr int64_t winograd_scratch_words(int64_t group_width) {
-  return 2 * 36 * (winograd_block(group_width) * group_width + 32);
+constexpr int64_t winograd_scratch_words(int64_t lanes) {
+  return 2 * 36 * (winograd_block(lanes) * lanes + 32);
 }
 
 // Squeeze-and-excite. `sums`: (images, slots, channels) partial sums; hidden: (images, squeeze); gate: (images, channels).

@@ -28,13 +28,11 @@ struct Map {  // of one step
 };
 
 // Is Winograd worth it? Each group's 36 transformed matrices (four times the plain weights) are read once a pass, so there must
-// be tiles to use them on; and a map that fills its tiles badly (7x7: 49 of 64 pixels; 14x14: 196 of 256) pays only where the groups
-// are wide. Groups of 8 fill half of a vector of 16 in every transform and product: there the direct way, in pairs, does more.
+// be tiles to use them on.
 bool use_winograd(const Step& s, const Map& m) {
   if (!s.has_winograd) return false;
   const int64_t tiles = ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4);
-  if (m.group * tiles < 12) return false;
-  return s.group_width >= 16 || (kernels().vector_floats <= 8 && m.out_h * m.out_w * 10 > tiles * 16 * 8);
+  return m.group * tiles >= 12;
 }
 
 struct Border {  // whose zeros the padded buffer holds
@@ -146,7 +144,7 @@ class Builder {
       } else {
         padded_bytes_ = std::max(padded_bytes_, g * m.padded_h * m.padded_w * s.c_mid * pixel_);
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
-        if (m.winograd) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width));
+        if (m.winograd) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width * interleave(s.group_width)));
         if (s.se_width > 0) {
           sums_ = std::max(sums_, g * pool_slots(s, m) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
@@ -227,38 +225,70 @@ class Builder {
     plan_.add_conv(c, images);
   }
 
-  Conv grouped_conv(const Step& s, const Map& m, const char* padded, char* middle) {
-    Conv c{};
-    const int64_t groups = s.c_mid / s.group_width;
-    set_window(c, plan_, type_, padded, m.padded_h, m.padded_w, s.c_mid, groups, 3, 3, s.stride);
-    c.pairs = packs_pairs(s.group_width, s.group_width);
-    c.w = words(s.b);
-    c.w_group = panel_lanes(s.group_width) * 9 * s.group_width / (type_ == Type::f32 ? 1 : 2);
-    c.bias = params_ + s.b_bias;
-    c.groups = static_cast<int>(groups);
-    c.group_out = static_cast<int>(s.group_width);
-    c.activation = s.activation;
-    set_output(c, s.c_mid, m, type_, middle);
-    return c;
+  // A 3x3 as one convolution for each run of its groups.
+  struct GroupedConv {
+    Conv run[kMostRuns];
+    int size;
+  };
+  GroupedConv grouped_conv(const Step& s, const Map& m, const char* padded, char* middle) {
+    const GroupRuns runs(s.c_mid / s.group_width, s.group_width);
+    const int64_t width = s.group_width, per_word = type_ == Type::f32 ? 1 : 2;
+    GroupedConv all{};
+    all.size = runs.size;
+    Conv one{};
+    set_window(one, plan_, type_, padded, m.padded_h, m.padded_w, s.c_mid, s.c_mid / width, 3, 3, s.stride);
+    one.activation = s.activation;
+    set_output(one, s.c_mid, m, type_, middle);
+    if (s.se_width > 0) one.pool = sums_at_, one.pool_stride = s.c_mid;
+    for (int i = 0; i < runs.size; i++) {
+      const GroupRun& run = runs.run[i];
+      const int64_t first = run.first * width;
+      Conv& c = all.run[i] = one;
+      c.words = static_cast<int>(run.together);
+      c.group_out = static_cast<int>(run.together * width);
+      c.groups = static_cast<int>(run.count);
+      c.fold = run.together == 1 && packs_pairs(width, width);
+      if (c.fold) c.words = 2, c.steps /= 2;
+      c.x += first / per_word;
+      c.y = static_cast<char*>(c.y) + first * pixel_;
+      c.w = words(s.b) + first * 9 * width / per_word;
+      c.w_group = panel_lanes(c.group_out) * 9 * width / per_word;
+      c.bias = params_ + s.b_bias + first;
+      if (c.pool) c.pool += first;
+    }
+    return all;
   }
 
-  Winograd winograd_conv(const Step& s, const Map& m) const {
-    Winograd w{};
-    w.x = reinterpret_cast<const float*>(padded_);
-    w.x_pixel = s.c_mid, w.x_row = s.c_mid * m.padded_w, w.x_image = s.c_mid * m.padded_w * m.padded_h;
-    w.u = reinterpret_cast<const float*>(words(s.winograd));
-    w.bias = params_ + s.b_bias;
-    w.group_width = static_cast<int>(s.group_width), w.groups = static_cast<int>(s.c_mid / s.group_width);
-    w.y = reinterpret_cast<float*>(middle_);
-    w.y_pixel = s.c_mid, w.y_row = s.c_mid * m.out_w, w.y_image = s.c_mid * m.out_w * m.out_h;
-    w.activation = s.activation;
-    w.out_h = static_cast<int>(m.out_h), w.out_w = static_cast<int>(m.out_w);
-    w.tiles_h = (w.out_h + 3) / 4, w.tiles_w = (w.out_w + 3) / 4;
-    return w;
+  struct WinogradConv {
+    Winograd run[kMostRuns];
+    int size;
+  };
+  WinogradConv winograd_conv(const Step& s, const Map& m) const {
+    const GroupRuns runs(s.c_mid / s.group_width, s.group_width);
+    WinogradConv all{};
+    all.size = runs.size;
+    for (int i = 0; i < runs.size; i++) {
+      const GroupRun& run = runs.run[i];
+      const int64_t first = run.first * s.group_width;
+      Winograd& w = all.run[i];
+      w.type = type_;
+      w.x = padded_ + first * pixel_;
+      w.x_pixel = s.c_mid, w.x_row = s.c_mid * m.padded_w, w.x_image = s.c_mid * m.padded_w * m.padded_h;
+      w.u = params_ + s.winograd + 36 * first * s.group_width;
+      w.bias = params_ + s.b_bias + first;
+      w.group_width = static_cast<int>(s.group_width), w.together = static_cast<int>(run.together), w.groups = static_cast<int>(run.count);
+      w.y = middle_ + first * pixel_;
+      w.y_pixel = s.c_mid, w.y_row = s.c_mid * m.out_w, w.y_image = s.c_mid * m.out_w * m.out_h;
+      w.activation = s.activation;
+      if (s.se_width > 0) w.pool = sums_at_ + first, w.pool_stride = s.c_mid;
+      w.out_h = static_cast<int>(m.out_h), w.out_w = static_cast<int>(m.out_w);
+      w.tiles_h = (w.out_h + 3) / 4, w.tiles_w = (w.out_w + 3) / 4;
+    }
+    return all;
   }
 
   int64_t pool_slots(const Step& s, const Map& m) {
-    return m.winograd ? plan_.pool_slots(winograd_conv(s, m)) : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr));
+    return m.winograd ? plan_.pool_slots(winograd_conv(s, m).run[0]) : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0]);
   }
 
   void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
@@ -295,13 +325,11 @@ class Builder {
     }
 
     if (m.winograd) {
-      Winograd b = winograd_conv(s, m);
-      if (s.se_width > 0) b.pool = sums_at_;
-      plan_.add_winograd(b, images);
+      const WinogradConv b = winograd_conv(s, m);
+      plan_.add_winograds(b.run, b.size, images);
     } else {
-      Conv b = grouped_conv(s, m, padded_, middle_);
-      if (s.se_width > 0) b.pool = sums_at_;
-      plan_.add_conv(b, images);
+      const GroupedConv b = grouped_conv(s, m, padded_, middle_);
+      plan_.add_convs(b.run, b.size, images);
     }
 
     if (s.se_width > 0) {

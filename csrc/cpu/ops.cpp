@@ -55,7 +55,8 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
   if (direct && a.gate) c.gate = a.gate, c.gate_image = a.x.c;
   const int64_t k = a.weight.i * a.weight.kh * a.weight.kw, words = packed_words(out_channels, a.groups, k, type);
   c.w_group = words / a.groups;
-  c.pairs = a.groups > 1 && packs_pairs(a.weight.i, out_channels / a.groups);
+  c.fold = a.groups > 1 && packs_pairs(a.weight.i, out_channels / a.groups);
+  if (c.fold) c.words = 2, c.steps /= 2;
 
   const bool residual_direct = a.residual && a.residual->channels_last() && !half;
   const size_t x_bytes = direct ? 0 : images * padded_h * padded_w * a.x.c * type_bytes(type);
@@ -67,7 +68,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
               Arena::padded(slot_floats * 4) + Arena::padded(scratch * 4 * workers));
 
   uint32_t* packed = arena.take<uint32_t>(words);
-  plan.add(Work::load, 1, [&a, type, packed, pairs = c.pairs](int, int) { pack_weights(a.weight, a.groups, type, pairs, packed); });
+  plan.add(Work::load, 1, [&a, type, packed, pairs = c.fold](int, int) { pack_weights(a.weight, a.groups, type, pairs, packed); });
   c.w = packed;
   char* loaded = arena.take<char>(x_bytes);
   if (direct) {
@@ -84,6 +85,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
   float* y = reinterpret_cast<float*>(arena.take<char>(y_bytes));
   c.y = half ? static_cast<void*>(y) : a.out;
   c.pool = a.sums ? arena.take<float>(slot_floats) : nullptr;
+  c.pool_stride = out_channels;
   plan.set_scratch(arena.take<uint32_t>(scratch * workers), scratch);
   plan.add_conv(c, images);
   if (a.sums) {

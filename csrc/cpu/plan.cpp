@@ -22,14 +22,14 @@ struct Cut {
 // Groups share neither weights nor inputs, so a grouped convolution is cut along them first; a dense one along the pixels,
 // since each run of pixels streams all weights, and only then along the panels.
 Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k) {
-  const int64_t pixel_words = c.steps * (c.taps > 1 ? 3 : 1) + c.steps2;  // fresh words that an output pixel brings into the cache
+  const int64_t pixel_words = c.steps * c.words * (c.taps > 1 ? 3 : 1) + c.steps2;  // fresh words that an output pixel brings into the cache
   const int64_t panels = c.panels();
-  const int64_t macs = pixels * c.groups * c.group_out * ((int64_t)c.taps * c.steps + c.steps2) * (c.type == Type::f32 ? 1 : 2);
+  const int64_t macs = pixels * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   int64_t block = std::clamp<int64_t>(kInputWords / pixel_words, 2 * k.pixel_tile, kMaxTaskPixels);
   int64_t blocks = divide_up(pixels, block), splits = 1;
   const int64_t units = divide_up(panels, k.preferred_panels);
-  if (c.groups > 1) {
+  if (c.groups > 1 || c.words > 1) {
     splits = std::min(divide_up(want, blocks), units);
   } else if (blocks < want) {
     blocks = std::min(want, std::max<int64_t>(blocks, pixels / kMinBlockPixels));  // smaller while they stay tall enough
@@ -46,16 +46,16 @@ struct WinogradCut {
   int64_t rounds, blocks, splits;
 };
 
-int64_t winograd_blocks(const Winograd& w, int64_t tiles) { return divide_up(tiles, 4 * winograd_block(w.group_width)); }
+int64_t winograd_blocks(const Winograd& w, int64_t tiles) { return divide_up(tiles, 4 * winograd_block(w.lanes())); }
 
 WinogradCut cut_winograd(const Winograd& w, int64_t images, int workers) {
   const int64_t area = (int64_t)w.tiles_h * w.tiles_w;
   WinogradCut cut{1, winograd_blocks(w, images * area), 1};
   if (w.pool) {  // each image's sums apart: several whole images a task, or parts of one
     cut.blocks = winograd_blocks(w, area);
-    cut.rounds = cut.blocks > 1 ? images : divide_up(images, std::max<int64_t>(1, 4 * winograd_block(w.group_width) / area));
+    cut.rounds = cut.blocks > 1 ? images : divide_up(images, std::max<int64_t>(1, 4 * winograd_block(w.lanes()) / area));
   }
-  const int64_t macs = images * area * 36 * w.groups * w.group_width * w.group_width;
+  const int64_t macs = images * area * 36 * w.groups * w.group_width * w.lanes();
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   cut.splits = std::min<int64_t>(divide_up(want, cut.rounds * cut.blocks), w.groups);
   return cut;
@@ -67,51 +67,93 @@ int64_t Plan::pool_slots(const Conv& c) const {
   return cut_conv(c, (int64_t)c.out_h * c.out_w, workers, k).blocks;
 }
 
-void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void(int)> extra_run) {
-  const int64_t area = (int64_t)c.out_h * c.out_w;
-  const int64_t panels = c.panels();
-  const Cut cut = cut_conv(c, c.pool ? area : images * area, workers, k);
-  const int64_t rounds = c.pool ? images : 1, pixels = c.pool ? area : images * area;
-  const int tasks = static_cast<int>(rounds * cut.blocks * cut.splits);
+void Plan::add_convs(const Conv* convs, int count, int64_t images, int extra, std::function<void(int)> extra_run) {
+  struct Part {
+    Conv c;
+    Cut cut;
+    int tasks;
+  };
+  struct Parts {
+    Part part[kMostRuns];
+  } parts{};
+  int tasks = 0;
+  double macs = 0;
+  const int64_t area = (int64_t)convs[0].out_h * convs[0].out_w, rounds = convs[0].pool ? images : 1;
+  const int64_t pixels = convs[0].pool ? area : images * area;
+  for (int i = 0; i < count; i++) {
+    const Conv& c = convs[i];
+    Part& part = parts.part[i];
+    part.c = c;
+    part.cut = cut_conv(c, pixels, workers, k);
+    if (i) part.cut.blocks = parts.part[0].cut.blocks;  // whose sums have slots
+    part.tasks = static_cast<int>(rounds * part.cut.blocks * part.cut.splits);
+    tasks += part.tasks;
+    macs += static_cast<double>(images * area) * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
+  }
   const Kernels* kernels = &k;
   uint32_t* const scratch = scratch_;
   const int64_t each = scratch_each_;
-  const double macs = static_cast<double>(images * area) * c.groups * c.group_out * ((int64_t)c.taps * c.steps + c.steps2) * (c.type == Type::f32 ? 1 : 2);
-  add(c.groups > 1 ? Work::grouped : Work::dense, tasks + extra, [=, extra_run = std::move(extra_run)](int t, int worker) {
+  const Work work = convs[0].taps > 1 && (convs[0].groups > 1 || convs[0].words > 1) ? Work::grouped : Work::dense;
+  add(work, tasks + extra, [=, extra_run = std::move(extra_run)](int t, int worker) {
     if (t >= tasks) return extra_run(t - tasks);
+    const Part* part = parts.part;
+    for (; t >= part->tasks; part++) t -= part->tasks;
+    const Cut cut = part->cut;
     // panels innermost: the tasks of one worker share their pixels
     const int64_t split = t % cut.splits, block = t / cut.splits % cut.blocks, round = t / cut.splits / cut.blocks;
     ConvTask task;
     task.pixel0 = round * area + pixels * block / cut.blocks;
     task.pixel1 = round * area + pixels * (block + 1) / cut.blocks;
     // cut the panels on multiples of the widest tile, so that no task is left with a narrow one
-    const int64_t unit = kernels->preferred_panels, units = divide_up(panels, unit);
+    const int64_t panels = part->c.panels(), unit = kernels->preferred_panels, units = divide_up(panels, unit);
     task.panel0 = static_cast<int>(std::min(panels, units * split / cut.splits * unit));
     task.panel1 = static_cast<int>(std::min(panels, units * (split + 1) / cut.splits * unit));
     task.pool_slot = round * cut.blocks + block;
-    kernels->conv(c, task, scratch + worker * each);
+    kernels->conv(part->c, task, scratch + worker * each);
   }, macs);
+}
+
+void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void(int)> extra_run) {
+  add_convs(&c, 1, images, extra, std::move(extra_run));
 }
 
 int64_t Plan::pool_slots(const Winograd& w) const { return winograd_blocks(w, (int64_t)w.tiles_h * w.tiles_w); }
 
-void Plan::add_winograd(const Winograd& w, int64_t images) {
-  const int64_t area = (int64_t)w.tiles_h * w.tiles_w;
-  const WinogradCut cut = cut_winograd(w, images, workers);
+void Plan::add_winograds(const Winograd* runs, int count, int64_t images) {
+  struct Part {
+    Winograd w;
+    int64_t splits;
+    int tasks;
+  };
+  struct Parts {
+    Part part[kMostRuns];
+  } parts{};
+  int tasks = 0;
+  double macs = 0;
+  const int64_t area = (int64_t)runs[0].tiles_h * runs[0].tiles_w;
+  const WinogradCut cut = cut_winograd(runs[0], images, workers);
+  for (int i = 0; i < count; i++) {
+    const Winograd& w = runs[i];
+    const int64_t splits = i ? 1 : cut.splits;  // the others are left-over groups
+    parts.part[i] = {w, splits, static_cast<int>(cut.rounds * cut.blocks * splits)};
+    tasks += parts.part[i].tasks;
+    macs += 9.0 * static_cast<double>(images * w.out_h * w.out_w * w.groups) * w.group_width * w.lanes();
+  }
   const Kernels* kernels = &k;
   uint32_t* const scratch = scratch_;
   const int64_t each = scratch_each_;
-  const double macs = 9.0 * images * w.out_h * w.out_w * w.groups * w.group_width * w.group_width;
-  add(Work::winograd, cut.rounds * cut.blocks * cut.splits, [=](int t, int worker) {
+  add(Work::winograd, tasks, [=](int t, int worker) {
+    const Part* part = parts.part;
+    for (; t >= part->tasks; part++) t -= part->tasks;
     const int64_t block = t % cut.blocks, round = t / cut.blocks % cut.rounds, split = t / cut.blocks / cut.rounds;
     const int64_t first = images * round / cut.rounds, tiles = (images * (round + 1) / cut.rounds - first) * area;
     WinogradTask task;
     task.tile0 = first * area + tiles * block / cut.blocks;
     task.tile1 = first * area + tiles * (block + 1) / cut.blocks;
-    task.group0 = static_cast<int>(w.groups * split / cut.splits);
-    task.group1 = static_cast<int>(w.groups * (split + 1) / cut.splits);
+    task.group0 = static_cast<int>(part->w.groups * split / part->splits);
+    task.group1 = static_cast<int>(part->w.groups * (split + 1) / part->splits);
     task.pool_slot = first * cut.blocks + block;
-    kernels->winograd(w, task, reinterpret_cast<float*>(scratch + worker * each));
+    kernels->winograd(part->w, task, reinterpret_cast<float*>(scratch + worker * each));
   }, macs);
 }
 
@@ -172,6 +214,7 @@ void set_window(Conv& c, Plan& plan, Type type, const void* x, int64_t padded_h,
       for (int64_t j = 0; j < kernel_w; j++) taps.push_back((i * padded_w + j) * words);
     c.steps = static_cast<int>(words / groups);
   }
+  c.words = 1;
   c.taps = static_cast<int>(taps.size());
   c.tap_offset = plan.keep(std::move(taps));
 }

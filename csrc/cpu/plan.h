@@ -23,9 +23,11 @@ class Plan {
   // `extra` tasks (run with indices 0 .. extra-1) join the phase.
   void add_conv(const Conv& c, int64_t images, int extra = 0, std::function<void(int)> extra_run = {});
   int64_t pool_slots(const Conv& c) const;
+  // One phase of several convolutions of the same pixels, at most kMostRuns. Where sums are wanted, they have the slots of the first.
+  void add_convs(const Conv* convs, int count, int64_t images, int extra = 0, std::function<void(int)> extra_run = {});
 
-  // The same for a Winograd convolution; scratch: winograd_scratch_words(group_width) words for each worker.
-  void add_winograd(const Winograd& w, int64_t images);
+  // The same for Winograd convolutions; scratch: winograd_scratch_words(lanes) words for each worker.
+  void add_winograds(const Winograd* runs, int count, int64_t images);
   int64_t pool_slots(const Winograd& w) const;
 
   // hidden and gate of `images` images: two phases. `pooled` holds workers * images * channels.

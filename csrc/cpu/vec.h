@@ -118,25 +118,50 @@ REGNET_INLINE uint16_t float_to_bf16(float f) {
   return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// One step along the reduction axis: a word of the input against a vector of words of the weights.
-template <class Dot> constexpr bool kPairs = sizeof(typename Dot::Word) == 8;  // two words a step, sums to be folded
-struct DotF32 {
-  typedef uint32_t Word;
-  static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
+// One step along the reduction axis: a word of the input, or kWords side by side, broadcast, against a vector of words of the weights.
+template <class Dot> constexpr int kWords = Dot::kWords;
+struct OneWord {
+  static constexpr int kWords = 1;
+  static REGNET_INLINE vf fetch(const uint32_t* p) {
     float s;
-    __builtin_memcpy(&s, &x, 4);
-    return acc + broadcast(s) * (vf)w;
+    __builtin_memcpy(&s, p, sizeof s);
+    return broadcast(s);
   }
 };
-// Two neighbouring words (channels in float32) against vectors that hold the two words of each output side by side.
-struct DotPairF32 {
-  typedef uint64_t Word;
-  static REGNET_INLINE vf dot(vf acc, uint64_t x, vu w) {
-    double pair;
-    __builtin_memcpy(&pair, &x, 8);
-    return acc + (vf)broadcast_double(pair) * (vf)w;
+// The same channel of two interleaved groups, or two channels of one (then the sums are folded, see fold_pairs).
+struct TwoWords {
+  static constexpr int kWords = 2;
+  static REGNET_INLINE vf fetch(const uint32_t* p) {
+    double s;
+    __builtin_memcpy(&s, p, sizeof s);
+    return (vf)broadcast_double(s);
   }
 };
+struct FourWords {  // of four interleaved groups
+  static constexpr int kWords = 4;
+  static REGNET_INLINE vf fetch(const uint32_t* p) {
+    typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+#if VL == 4
+    return *(const Four*)p;
+#elif VL == 8
+    vf v;
+    asm("vbroadcastf128 %1, %0" : "=x"(v) : "m"(*(const Four*)p));
+    return v;
+#else
+    vf v;  // g++ 12 makes a load and a shuffle of its intrinsic, and warns of the intrinsic itself
+    asm("vbroadcastf32x4 %1, %0" : "=v"(v) : "m"(*(const Four*)p));
+    return v;
+#endif
+  }
+};
+template <class Words>
+struct DotF32Of : Words {
+  static REGNET_INLINE vf dot(vf acc, vf x, vu w) { return acc + x * (vf)w; }
+};
+typedef DotF32Of<OneWord> DotF32;
+typedef DotF32Of<TwoWords> DotPairF32;
+typedef DotF32Of<FourWords> DotQuadF32;
+
 // The sums of the pairs of a and b, in order: VL outputs.
 REGNET_INLINE vf fold_pairs(vf a, vf b) {
 #if VL == 4
@@ -158,16 +183,11 @@ REGNET_INLINE vf dot_bf16(vf acc, vu x, vu w) {
   return acc + (vf)(x & 0xffff0000u) * (vf)(w & 0xffff0000u);
 #endif
 }
-struct DotBf16 {
-  typedef uint32_t Word;
-  static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) { return dot_bf16(acc, broadcast_word(x), w); }
+template <class Words>
+struct DotBf16Of : Words {
+  static REGNET_INLINE vf dot(vf acc, vf x, vu w) { return dot_bf16(acc, (vu)x, w); }
 };
-struct DotPairBf16 {  // four channels a step
-  typedef uint64_t Word;
-  static REGNET_INLINE vf dot(vf acc, uint64_t x, vu w) {
-    double pair;
-    __builtin_memcpy(&pair, &x, 8);
-    return dot_bf16(acc, (vu)broadcast_double(pair), w);
-  }
-};
-template <class Dot> constexpr bool kIsBf16 = __is_same(Dot, DotBf16) || __is_same(Dot, DotPairBf16);
+typedef DotBf16Of<OneWord> DotBf16;
+typedef DotBf16Of<TwoWords> DotPairBf16;
+typedef DotBf16Of<FourWords> DotQuadBf16;
+template <class Dot> constexpr bool kIsBf16 = __is_same(Dot, DotBf16) || __is_same(Dot, DotPairBf16) || __is_same(Dot, DotQuadBf16);

@@ -31,11 +31,8 @@ struct Blob {
         for (int64_t lane = 0; lane < 8; lane++)
           for (int64_t i = step; i < step + pair; i++) values.push_back(matrix[(first + lane) * k + i]);
   }
-  void section(const std::vector<double>& matrices, int64_t count, int64_t rows, int64_t k, bool in_pairs = false) {
-    for (int64_t i = 0; i < count; i++) {
-      if (in_pairs) pairs(matrices.data() + i * rows * k, rows, k);
-      else panels(matrices.data() + i * rows * k, rows, k);
-    }
+  void section(const std::vector<double>& matrices, int64_t count, int64_t rows, int64_t k) {
+    for (int64_t i = 0; i < count; i++) panels(matrices.data() + i * rows * k, rows, k);
     align();
   }
   void section(const std::vector<double>& plain) {
@@ -56,6 +53,27 @@ std::vector<double> numbers(Random& random, Scalar type, int64_t count, double s
   return out;
 }
 
+// The inner channel of a block at each position of its maps: of `together` groups of `width` channels, `word` channels of each in turn.
+std::vector<int64_t> channel_order(int64_t channels, int64_t width, int64_t word) {
+  std::vector<int64_t> order;
+  for (int64_t left = channels / width, first = 0; left > 0;) {
+    int64_t together = width == 8 ? 4 : width == 16 || width % 16 == 8 ? 2 : 1;
+    while (together > left) together /= 2;
+    if (together == 1) word = 1;
+    for (int64_t k = 0; k < width; k += word)
+      for (int64_t i = 0; i < together; i++)
+        for (int64_t j = 0; j < word; j++) order.push_back((first + i) * width + k + j);
+    first += together, left -= together;
+  }
+  return order;
+}
+
+std::vector<double> ordered(const std::vector<double>& values, const std::vector<int64_t>& order, int64_t each = 1) {
+  std::vector<double> out;
+  for (const int64_t at : order) out.insert(out.end(), values.begin() + at * each, values.begin() + (at + 1) * each);
+  return out;
+}
+
 void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& params) {
   const int64_t width = l.group_width, k = l.c_mid + (l.projection ? l.c_in : 0);
   const auto root = [](double v) { return std::sqrt(v); };
@@ -63,39 +81,63 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
   l.b = numbers(random, type, l.c_mid * 9 * width, root(2.0 / (9.0 * static_cast<double>(width))));
   l.c = numbers(random, type, l.c_out * l.c_mid, root(0.5 / static_cast<double>(l.c_mid)));
   if (l.projection) l.shortcut = numbers(random, type, l.c_out * l.c_in, root(1.0 / static_cast<double>(l.c_in)));
-  weights.section(l.a, 1, l.c_mid, l.c_in);
+  const std::vector<int64_t> order = channel_order(l.c_mid, width, 1), order_in = channel_order(l.c_mid, width, type == Scalar::bf16 ? 2 : 1);
+  weights.section(ordered(l.a, order_in, l.c_in), 1, l.c_mid, l.c_in);
+  // the groups that are together are one matrix, whose outputs are in the order of the map
+  const std::vector<double> b = ordered(l.b, order, 9 * width);
+  const int64_t most = width == 8 ? 4 : width == 16 || width % 16 == 8 ? 2 : 1;
   const bool in_pairs = width == 8 || width == 16 || width == 24 || width == 40 || width == 56;
-  weights.section(l.b, l.c_mid / width, width, 9 * width, in_pairs);
+  std::vector<std::pair<int64_t, int64_t>> runs;  // (first group, groups together)
+  for (int64_t first = 0, left = l.c_mid / width; left > 0;) {
+    int64_t together = most;
+    while (together > left) together /= 2;
+    runs.push_back({first, together});
+    first += together, left -= together;
+  }
+  for (const auto& [first, together] : runs) {
+    const double* matrix = b.data() + first * width * 9 * width;
+    if (together == 1 && in_pairs) weights.pairs(matrix, width, 9 * width);
+    else weights.panels(matrix, together * width, 9 * width);
+  }
+  weights.align();
   std::vector<double> joint;
   for (int64_t o = 0; o < l.c_out; o++) {
-    joint.insert(joint.end(), l.c.begin() + o * l.c_mid, l.c.begin() + (o + 1) * l.c_mid);
+    for (const int64_t c : order) joint.push_back(l.c[static_cast<size_t>(o * l.c_mid + c)]);
     if (l.projection) joint.insert(joint.end(), l.shortcut.begin() + o * l.c_in, l.shortcut.begin() + (o + 1) * l.c_in);
   }
   weights.section(joint, 1, l.c_out, k);
-  if (l.winograd) {
-    std::vector<double> u(static_cast<size_t>(36 * l.c_mid * width));
-    for (int64_t o = 0; o < l.c_mid; o++)
-      for (int64_t i = 0; i < width; i++) {
-        double filter[9], transformed[36];
-        for (int64_t t = 0; t < 9; t++) filter[t] = l.b[static_cast<size_t>((o * 9 + t) * width + i)];
-        winograd_weights(filter, transformed);
-        for (int64_t t = 0; t < 36; t++) u[static_cast<size_t>(((o / width * 36 + t) * width + o % width) * width + i)] = transformed[t];
-      }
-    weights.section(u, 36 * l.c_mid / width, width, width);
-  }
-  params.section(l.a_bias = numbers(random, Scalar::f32, l.c_mid, 0.3));
-  params.section(l.b_bias = numbers(random, Scalar::f32, l.c_mid, 0.3));
+  params.section(ordered(l.a_bias = numbers(random, Scalar::f32, l.c_mid, 0.3), order_in));
+  params.section(ordered(l.b_bias = numbers(random, Scalar::f32, l.c_mid, 0.3), order));
   if (l.squeeze) {
-    params.section(l.se_w1 = numbers(random, Scalar::f32, l.squeeze * l.c_mid, root(2.0 / static_cast<double>(l.c_mid))));
+    l.se_w1 = numbers(random, Scalar::f32, l.squeeze * l.c_mid, root(2.0 / static_cast<double>(l.c_mid)));
+    std::vector<double> first;
+    for (int64_t s = 0; s < l.squeeze; s++)
+      for (const int64_t c : order) first.push_back(l.se_w1[static_cast<size_t>(s * l.c_mid + c)]);
+    params.section(first);
     params.section(l.se_b1 = numbers(random, Scalar::f32, l.squeeze, 0.3));
     l.se_w2 = numbers(random, Scalar::f32, l.c_mid * l.squeeze, root(4.0 / static_cast<double>(l.squeeze)));
     std::vector<double> transposed;
     for (int64_t s = 0; s < l.squeeze; s++)
-      for (int64_t c = 0; c < l.c_mid; c++) transposed.push_back(l.se_w2[static_cast<size_t>(c * l.squeeze + s)]);
+      for (const int64_t c : order) transposed.push_back(l.se_w2[static_cast<size_t>(c * l.squeeze + s)]);
     params.section(transposed);
-    params.section(l.se_b2 = numbers(random, Scalar::f32, l.c_mid, 0.3));
+    params.section(ordered(l.se_b2 = numbers(random, Scalar::f32, l.c_mid, 0.3), order));
   }
   params.section(l.c_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
+  if (l.winograd) {
+    for (const auto& [first, together] : runs) {
+      const int64_t rows = together * width;
+      std::vector<double> u(static_cast<size_t>(36 * rows * width));
+      for (int64_t o = 0; o < rows; o++)
+        for (int64_t i = 0; i < width; i++) {
+          double filter[9], transformed[36];
+          for (int64_t t = 0; t < 9; t++) filter[t] = b[static_cast<size_t>(((first * width + o) * 9 + t) * width + i)];
+          winograd_weights(filter, transformed);
+          for (int64_t t = 0; t < 36; t++) u[static_cast<size_t>((t * rows + o) * width + i)] = transformed[t];
+        }
+      for (int64_t t = 0; t < 36; t++) params.panels(u.data() + t * rows * width, rows, width);
+    }
+    params.align();
+  }
 }
 
 }  // namespace
@@ -117,7 +159,7 @@ Layer head_layer(int64_t c_in, int64_t c_out) {
 Network pack(Random& random, Type type, std::vector<Layer> layers) {
   const Scalar scalar = type == Type::f32 ? Scalar::f32 : Scalar::bf16;
   Blob weights{scalar, 32}, params{Scalar::f32, 16};
-  Network network{type, {}, {3, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
+  Network network{type, {}, {4, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
   for (Layer& l : layers) {
     network.program.insert(network.program.end(), {static_cast<int64_t>(l.kind), l.c_in, l.c_mid, l.c_out, l.kernel, l.stride, l.padding, l.group_width, l.squeeze,
                                                    l.projection, static_cast<int64_t>(l.activation), static_cast<int64_t>(weights.values.size()),

@@ -8,23 +8,33 @@
 
 namespace {
 
-void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t width, int64_t h, int64_t w, Activation activation, bool pool) {
+// groups: of `together` interleaved groups of `width` channels.
+void run(Report& report, Random& random, Scalar type, int64_t images, int64_t groups, int64_t together, int64_t width, int64_t h, int64_t w,
+         Activation activation, bool pool) {
   char label[160];
-  std::snprintf(label, sizeof label, "winograd %ld images, %ld groups of %ld, %ldx%ld, %s%s", images, groups, width, h, w, name(activation), pool ? ", pool" : "");
+  std::snprintf(label, sizeof label, "winograd %s %ld images, %ld x %ld groups of %ld, %ldx%ld, %s%s", name(type), images, groups, together, width, h, w,
+                name(activation), pool ? ", pool" : "");
   begin(report, label);
-  const int64_t channels = groups * width, tiles_h = (h + 3) / 4, tiles_w = (w + 3) / 4, padded_h = tiles_h * 4 + 2, padded_w = tiles_w * 4 + 2;
-  const Tensor x = random_tensor(random, Scalar::f32, images, channels, h, w, Layout::nhwc);
+  const int64_t channels = groups * together * width, tiles_h = (h + 3) / 4, tiles_w = (w + 3) / 4, padded_h = tiles_h * 4 + 2, padded_w = tiles_w * 4 + 2;
+  const Tensor x = random_tensor(random, type, images, channels, h, w, Layout::nhwc);
   const Tensor weight = random_tensor(random, Scalar::f32, channels, width, 3, 3, Layout::nhwc, 1 / std::sqrt(9.0 * static_cast<double>(width)));
   const Floats bias = random_floats(random, channels, 1);
 
-  Guarded padded(static_cast<size_t>(images * padded_h * padded_w * channels) * 4);
+  // where channel c lies in a map, `word` channels of each group in turn
+  const auto position = [&](int64_t c, int64_t word) {
+    const int64_t all = together * width, group = c % all / width, k = c % width;
+    return c / all * all + k / word * word * together + group * word + k % word;
+  };
+  Guarded padded(static_cast<size_t>(images * padded_h * padded_w * channels * scalar_bytes(type)));
   std::memset(padded.data(), 0, padded.bytes());
   for (int64_t n = 0; n < images; n++)
     for (int64_t i = 0; i < h; i++)
-      std::memcpy(padded.as<float>() + ((n * padded_h + i + 1) * padded_w + 1) * channels,
-                  static_cast<const float*>(x.view.data) + (n * h + i) * w * channels, static_cast<size_t>(w * channels) * 4);
+      for (int64_t j = 0; j < w; j++)
+        for (int64_t c = 0; c < channels; c++)
+          put(padded.data(), type, ((n * padded_h + i + 1) * padded_w + j + 1) * channels + position(c, type == Scalar::bf16 && together > 1 ? 2 : 1),
+              x.values[static_cast<size_t>(((n * h + i) * w + j) * channels + c)]);
   padded.protect();
-  const int64_t lanes = panel_lanes(width);
+  const int64_t lanes = panel_lanes(together * width);
   Guarded u(static_cast<size_t>(groups * 36 * lanes * width) * 4);
   std::memset(u.data(), 0, u.bytes());
   for (int64_t o = 0; o < channels; o++)
@@ -32,23 +42,28 @@ void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t
       double filter[9], transformed[36];
       for (int64_t t = 0; t < 9; t++) filter[t] = weight.values[static_cast<size_t>((o * 9 + t) * width + k)];
       winograd_weights(filter, transformed);
-      const int64_t row = o % width, panel = row / kPanel, in_panel = std::min<int64_t>(kPanel, lanes - panel * kPanel);
+      const int64_t row = position(o, 1) % (together * width), panel = row / kPanel, in_panel = std::min<int64_t>(kPanel, lanes - panel * kPanel);
       for (int64_t t = 0; t < 36; t++)
-        u.as<float>()[((o / width * 36 + t) * lanes + panel * kPanel) * width + k * in_panel + row % kPanel] = static_cast<float>(transformed[t]);
+        u.as<float>()[((o / (together * width) * 36 + t) * lanes + panel * kPanel) * width + k * in_panel + row % kPanel] = static_cast<float>(transformed[t]);
     }
   u.protect();
 
-  Guarded y(x.memory.bytes()), scratch(static_cast<size_t>(winograd_scratch_words(width)) * 4);
+  Floats bias_there{Guarded(static_cast<size_t>(channels) * 4), bias.values};
+  for (int64_t c = 0; c < channels; c++) bias_there.memory.as<float>()[position(c, 1)] = static_cast<float>(bias.values[static_cast<size_t>(c)]);
+
+  Guarded y(x.memory.bytes()), scratch(static_cast<size_t>(winograd_scratch_words(together * width)) * 4);
   const int64_t tiles = tiles_h * tiles_w, slots = pool ? 2 * images : 1;
   Guarded pools(static_cast<size_t>(slots * channels) * 4);
   Winograd args{};
-  args.x = padded.as<float>(), args.u = u.as<float>(), args.bias = bias.data();
+  args.type = type == Scalar::f32 ? Type::f32 : Type::bf16;
+  args.x = padded.data(), args.u = u.as<float>(), args.bias = bias_there.data();
   args.x_pixel = channels, args.x_row = channels * padded_w, args.x_image = channels * padded_w * padded_h;
-  args.groups = static_cast<int>(groups), args.group_width = static_cast<int>(width);
-  args.y = y.as<float>();
+  args.groups = static_cast<int>(groups), args.group_width = static_cast<int>(width), args.together = static_cast<int>(together);
+  args.y = y.data();
   args.y_pixel = channels, args.y_row = channels * w, args.y_image = channels * w * h;
   args.activation = activation;
   args.pool = pool ? pools.as<float>() : nullptr;
+  args.pool_stride = channels;
   args.out_h = static_cast<int>(h), args.out_w = static_cast<int>(w);
   args.tiles_h = static_cast<int>(tiles_h), args.tiles_w = static_cast<int>(tiles_w);
   const int64_t rounds = pool ? images : 1, in_round = pool ? tiles : images * tiles;
@@ -63,7 +78,7 @@ void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t
         kernels().winograd(args, task, scratch.as<float>());
       }
 
-  const Window window{images, channels, h, w, channels, 3, 3, groups, 1, 1};
+  const Window window{images, channels, h, w, channels, 3, 3, groups * together, 1, 1};
   Doubles want, bound, pooled(static_cast<size_t>(images * channels)), pooled_bound(pooled.size()), got(pooled.size());
   convolve(window, x.values, weight.values, want, nullptr);
   winograd_magnitude(window, x.values, weight.values, bound);
@@ -73,23 +88,30 @@ void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t
     bound[i] = activation_slope(activation) * gamma_of(static_cast<double>(width + 32)) * (bound[i] + std::fabs(bias.values[o])) + activation_error(want[i], activation);
     pooled[slot] += want[i];
     pooled_bound[slot] += bound[i] + gamma_of(static_cast<double>(h * w + 2)) * (std::fabs(want[i]) + bound[i]);
+    if (type != Scalar::f32) bound[i] += unit(type) * (std::fabs(want[i]) + bound[i]) + smallest(type);
   }
-  compare_bound(report, label, y.data(), Scalar::f32, want, bound);
+  Guarded there(y.bytes());
+  for (int64_t i = 0; i < images * h * w * channels; i++)
+    put(there.data(), type, i, get(y.data(), type, i / channels * channels + position(i % channels, 1)));
+  compare_bound(report, label, there.data(), type, want, bound);
   if (!pool) return;
   Guarded sums(pooled.size() * 4);
   for (int64_t n = 0; n < images; n++)
     for (int64_t c = 0; c < channels; c++)
-      sums.as<float>()[n * channels + c] = pools.as<float>()[2 * n * channels + c] + pools.as<float>()[(2 * n + 1) * channels + c];
+      sums.as<float>()[n * channels + c] = pools.as<float>()[2 * n * channels + position(c, 1)] + pools.as<float>()[(2 * n + 1) * channels + position(c, 1)];
   compare_bound(report, std::string(label) + " (sums)", sums.data(), Scalar::f32, pooled, pooled_bound);
 }
 
 }  // namespace
 
 void winograd_cases(Report& report, Random& random) {
-  for (const int64_t width : {8, 16, 24, 40, 48, 56, 64, 72})
-    run(report, random, 1 + random.below(3), 1 + random.below(3), width, 3 + random.below(9), 3 + random.below(9),
-        random.pick({Activation::none, Activation::relu, Activation::silu}), random.chance(0.5));
-  run(report, random, 2, 3, 8, 1, 1, Activation::relu, true);
-  run(report, random, 1, 2, 24, 8, 8, Activation::silu, true);
-  run(report, random, 3, 1, 16, 22, 19, Activation::relu, false);  // more tiles than are transformed together
+  for (const Scalar type : {Scalar::f32, Scalar::bf16})
+    for (const int64_t width : {8, 16, 24, 40, 48, 56, 64, 72})
+      for (const int64_t together : std::initializer_list<int64_t>{1, interleave(width)})
+        run(report, random, type, 1 + random.below(3), 1 + random.below(3), together, width, 3 + random.below(9), 3 + random.below(9),
+            random.pick({Activation::none, Activation::relu, Activation::silu}), random.chance(0.5));
+  run(report, random, Scalar::f32, 2, 3, 1, 8, 1, 1, Activation::relu, true);
+  run(report, random, Scalar::bf16, 1, 2, 2, 8, 5, 9, Activation::relu, true);
+  run(report, random, Scalar::f32, 1, 2, 1, 24, 8, 8, Activation::silu, true);
+  run(report, random, Scalar::f32, 3, 1, 2, 16, 22, 19, Activation::relu, false);  // more tiles than are transformed together
 }
