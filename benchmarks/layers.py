@@ -25,10 +25,10 @@ from regnet.bench.profile import WORK, profile, require_kernels
 from regnet.cli.output import console
 
 
-def layers(name: str, batch: int, resolution: int, repeats: int) -> list[dict]:
+def layers(name: str, batch: int, resolution: int, repeats: int, dtype: torch.dtype = torch.float32) -> list[dict]:
     """One row a distinct layer: work, channels, stride, group_width, count, ms (all of them together), macs."""
-    packed = regnet.optimize(regnet.create_model(name).eval()).packed
-    x = torch.randn(batch, 3, resolution, resolution).contiguous(memory_format=torch.channels_last)
+    packed = regnet.optimize(regnet.create_model(name).eval(), dtype=dtype).packed
+    x = torch.randn(batch, 3, resolution, resolution, dtype=dtype).contiguous(memory_format=torch.channels_last)
     profile(packed, x, 3)
     steps: dict[tuple, list[float]] = {}
     for phase in profile(packed, x, repeats):  # the phases of one layer: one for each group of images
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows and the machine here")
     options = parser.parse_args()
@@ -63,11 +64,12 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
-    peak = measure_peak(options.threads).gflops
-    rows = layers(options.model, options.batch, options.resolution, options.repeats)
+    dtype = getattr(torch, options.dtype)
+    peak = measure_peak(options.threads, dtype).gflops
+    rows = layers(options.model, options.batch, options.resolution, options.repeats, dtype)
     for row in rows:
         row["share_of_peak"] = 2 * row["macs"] / (row["ms"] * 1e6 * peak)
-    table = Table(box=box.SIMPLE, title=f"{options.model}, batch {options.batch}, {options.threads} threads, peak {peak:.0f} GFLOP/s")
+    table = Table(box=box.SIMPLE, title=f"{options.model}, batch {options.batch}, {options.dtype}, {options.threads} threads, peak {peak:.0f} GFLOP/s")
     for heading in ("layer", "channels", "stride", "g", "x", "ms", "GFLOP/s", "peak"):
         table.add_column(heading, justify="left" if heading in ("layer", "channels") else "right", no_wrap=True)
     for row in rows:
@@ -79,7 +81,7 @@ def main() -> int:
     table.add_row("all", "", "", "", "", f"{total:.2f}", f"{2 * macs / total / 1e6:.1f}", f"{2 * macs / total / 1e6 / peak:.0%}")
     console().print(table)
     if options.json:
-        report = {"model": options.model, "batch": options.batch, "threads": options.threads, "peak_gflops": peak,
+        report = {"model": options.model, "batch": options.batch, "dtype": options.dtype, "threads": options.threads, "peak_gflops": peak,
                   "machine": describe(), "versions": versions(), "layers": rows}
         write_json(options.json, report)
     return 0

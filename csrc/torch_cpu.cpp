@@ -218,7 +218,9 @@ Tensor squeeze_excite(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) {
 }
 
 std::string cpu_info() { return isa_json(); }
-double measured_fma_peak(double seconds, int64_t workers) { return fma_peak(seconds, static_cast<int>(workers < 1 ? 1 : workers), torch_fork); }
+double measured_fma_peak(double seconds, int64_t workers, bool bfloat16) {
+  return fma_peak(bfloat16 ? Type::bf16 : Type::f32, seconds, static_cast<int>(workers < 1 ? 1 : workers), torch_fork);
+}
 
 }  // namespace
 
@@ -232,7 +234,7 @@ STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CPU, m) {
 }
 STABLE_TORCH_LIBRARY_FRAGMENT(regnet_kernels, m) {
   m.def("_cpu_info() -> str");
-  m.def("_fma_peak(float seconds, int threads) -> float");
+  m.def("_fma_peak(float seconds, int threads, bool bfloat16=False) -> float");
   m.def("_network_eager(Tensor x, Tensor weights, Tensor params, Tensor program) -> Tensor");
   m.def("_profile_network(Tensor x, Tensor weights, Tensor params, int[] program, int repeats) -> Tensor");
 }

@@ -41,19 +41,26 @@ namespace {
 #include "squeeze_kernels.h"
 
 // The machine's peak: multiply-adds in independent chains of registers.
-double fma_burst(int64_t iterations, float* sink) {
+double fma_burst(Type type, int64_t iterations, float* sink) {
   constexpr int kChains = 12;
   vf a[kChains];
   for (int i = 0; i < kChains; i++) a[i] = broadcast(sink[0] + (float)i);
   const vf m = broadcast(sink[1]), b = broadcast(sink[2]);
-  for (int64_t k = 0; k < iterations; k++) {
+  if (type == Type::f32) {
+    for (int64_t k = 0; k < iterations; k++) {
 #pragma GCC unroll 12
-    for (int i = 0; i < kChains; i++) a[i] = a[i] * m + b;
+      for (int i = 0; i < kChains; i++) a[i] = a[i] * m + b;
+    }
+  } else {
+    for (int64_t k = 0; k < iterations; k++) {
+#pragma GCC unroll 12
+      for (int i = 0; i < kChains; i++) a[i] = dot_bf16(a[i], (vu)m, (vu)b);
+    }
   }
   vf sum = a[0];
   for (int i = 1; i < kChains; i++) sum += a[i];
   sink[3] = horizontal_sum(sum);
-  return (double)iterations * kChains * VL * 2;
+  return (double)iterations * kChains * VL * (type == Type::f32 ? 2 : 4);
 }
 
 }  // namespace

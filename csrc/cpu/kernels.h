@@ -163,8 +163,9 @@ struct Kernels {
   void (*scale_pixels)(Type, const void* x, const float* gate, void* y, int64_t pixels, int64_t channels);
   // `count` scaled sums rounded to `type`
   void (*store_scaled)(Type, const float* sums, float scale, void* y, int64_t count);
-  // 2 flops a fused multiply-add, in independent chains of registers: returns the flops done
-  double (*fma_burst)(int64_t iterations, float* sink);
+  // fused multiply-adds, 2 flops each, or dot products of pairs of bfloat16, 4 flops each, in independent chains of registers: returns the
+  // flops done
+  double (*fma_burst)(Type, int64_t iterations, float* sink);
 };
 
 }  // namespace regnet_kernels::cpu

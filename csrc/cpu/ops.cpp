@@ -167,7 +167,7 @@ void run_squeeze_excite(const TensorView& x, const SeWeights& w, void* out, int 
   plan.run(fork);
 }
 
-double fma_peak(double seconds, int workers, const Fork& fork) {
+double fma_peak(Type type, double seconds, int workers, const Fork& fork) {
   using clock = std::chrono::steady_clock;
   std::vector<double> rate(static_cast<size_t>(workers), 0.0);
   const Kernels& k = kernels();
@@ -177,7 +177,7 @@ double fma_peak(double seconds, int workers, const Fork& fork) {
     double best = 0;  // of slices of some tens of microseconds: what the core gives when nothing else takes it
     do {
       const auto start = clock::now();
-      const double flops = k.fma_burst(20'000, sink);
+      const double flops = k.fma_burst(type, 20'000, sink);
       best = std::max(best, flops / std::chrono::duration<double>(clock::now() - start).count());
     } while (clock::now() < deadline);
     rate[static_cast<size_t>(worker)] = best;

@@ -30,6 +30,6 @@ void run_se_gate(const float* sums, int64_t images, float inverse_count, const S
 void run_squeeze_excite(const TensorView& x, const SeWeights& w, void* out, int workers, const Fork& fork);
 
 // GFLOP/s of float32 multiply-adds that `workers` threads sustain together for about `seconds`.
-double fma_peak(double seconds, int workers, const Fork& fork);
+double fma_peak(Type type, double seconds, int workers, const Fork& fork);
 
 }  // namespace regnet_kernels::cpu

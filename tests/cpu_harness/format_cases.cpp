@@ -122,6 +122,8 @@ void format_cases(Report& report, Random& random, int count) {
   refusals(report, random);
   mutations(report, random, count);
   begin(report, "fma_peak");
-  const double peak = fma_peak(0.002, 2, make_fork(Forking::threads));
-  if (!(peak > 0 && peak < 1e6)) fail(report, "fma_peak says " + std::to_string(peak) + " GFLOP/s");
+  for (const Type type : {Type::f32, Type::bf16}) {
+    const double peak = fma_peak(type, 0.002, 2, make_fork(Forking::threads));
+    if (!(peak > 0 && peak < 1e6)) fail(report, "fma_peak says " + std::to_string(peak) + " GFLOP/s");
+  }
 }
