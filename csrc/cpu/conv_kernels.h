@@ -387,7 +387,10 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   }
 }
 
+#include "dense_kernels.h"
+
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  if (c.groups == 1 && !c.pairs) return dense(c, task, scratch);
   if (c.type == Type::f32) c.pairs ? conv_typed<DotPairF32>(c, task, scratch) : conv_typed<DotF32>(c, task, scratch);
   else c.pairs ? conv_typed<DotPairBf16>(c, task, scratch) : conv_typed<DotBf16>(c, task, scratch);
 }

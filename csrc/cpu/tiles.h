@@ -117,26 +117,68 @@ constexpr int first_lane(int v) { return v < F * kVectorsPerPanel ? v * VL : F *
 template <int F, int H>
 constexpr int lane_count(int v) { return v < F * kVectorsPerPanel ? VL : VL == 16 ? 8 : VL; }
 
+// LANES is VL, or 8 of 16. By a shuffle, never by copying a part of a vector: g++ 12 does that through the stack, where the load of
+// the whole waits for the store of the part (150 cycles a tile).
+template <int LANES> struct Lanes {
+  typedef float F __attribute__((vector_size(LANES * 4)));
+  typedef uint16_t H __attribute__((vector_size(LANES * 2)));
+};
+#if VL == 16
+REGNET_INLINE Lanes<8>::F low_lanes(vf v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+REGNET_INLINE vf widen_lanes(Lanes<8>::F v) {
+  return __builtin_shufflevector(v, Lanes<8>::F{}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#endif
 template <int LANES>
 REGNET_INLINE void store_lanes(float* y, vf v) {
+#if VL == 16
+  if constexpr (LANES == 8) {
+    const Lanes<8>::F low = low_lanes(v);
+    __builtin_memcpy(y, &low, sizeof low);
+    return;
+  }
+#endif
   __builtin_memcpy(y, &v, LANES * 4);
 }
 template <int LANES>
 REGNET_INLINE void store_lanes(uint16_t* y, vf v) {
   const vh h = to_bf16(v);
+#if VL == 16
+  if constexpr (LANES == 8) {
+    const Lanes<8>::H low = __builtin_shufflevector(h, h, 0, 1, 2, 3, 4, 5, 6, 7);
+    __builtin_memcpy(y, &low, sizeof low);
+    return;
+  }
+#endif
   __builtin_memcpy(y, &h, LANES * 2);
 }
 template <int LANES>
 REGNET_INLINE vf load_lanes(const float* p) {
+#if VL == 16
+  if constexpr (LANES == 8) {
+    Lanes<8>::F low;
+    __builtin_memcpy(&low, p, sizeof low);
+    return widen_lanes(low);
+  }
+#endif
   vf v{};
   __builtin_memcpy(&v, p, LANES * 4);
   return v;
 }
 template <int LANES>
 REGNET_INLINE vf load_lanes(const uint16_t* p) {
-  vh h{};
+  typename Lanes<LANES>::H h;
   __builtin_memcpy(&h, p, LANES * 2);
+#if VL == 16
+  if constexpr (LANES == 8) {
+    typedef uint32_t U __attribute__((vector_size(32)));
+    return widen_lanes((Lanes<8>::F)(__builtin_convertvector(h, U) << 16));
+  } else {
+    return (vf)(__builtin_convertvector(h, vu) << 16);
+  }
+#else
   return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 REGNET_INLINE float to_float(float v) { return v; }
 REGNET_INLINE float to_float(uint16_t v) { return bf16_to_float(v); }

@@ -58,6 +58,26 @@ REGNET_INLINE vu load_half_words(const uint32_t* p) {
 }
 #endif
 
+// A word from memory in all lanes, as a float: g++ 12 takes an integer through a general register.
+REGNET_INLINE vu broadcast_at(const uint32_t* p) {
+  float s;
+  __builtin_memcpy(&s, p, 4);
+  return (vu)broadcast(s);
+}
+
+#if VL == 16
+// The lower half of a, the upper half of b; and the sum of v's halves, in the lower one.
+REGNET_INLINE vu join_halves(vu a, vu b) {
+  return (vu)_mm512_mask_blend_ps(0xff00, (__m512)a, (__m512)b);
+}
+REGNET_INLINE vf add_halves(vf v) {
+  return v + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#else  // never called
+REGNET_INLINE vu join_halves(vu a, vu) { return a; }
+REGNET_INLINE vf add_halves(vf v) { return v; }
+#endif
+
 REGNET_INLINE vf select(vi mask, vf a, vf b) { return (vf)((vi)((vu)a & (vu)mask) | (vi)((vu)b & ~(vu)mask)); }
 REGNET_INLINE vf relu(vf v) { return vf{} > v ? vf{} : v; }  // one max instruction; NaN stays NaN, as torch's
 
@@ -122,6 +142,7 @@ REGNET_INLINE uint16_t float_to_bf16(float f) {
 template <class Dot> constexpr bool kPairs = sizeof(typename Dot::Word) == 8;  // two words a step, sums to be folded
 struct DotF32 {
   typedef uint32_t Word;
+  static REGNET_INLINE vf dot_words(vf acc, vu x, vu w) { return acc + (vf)x * (vf)w; }
   static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) {
     float s;
     __builtin_memcpy(&s, &x, 4);
@@ -160,6 +181,7 @@ REGNET_INLINE vf dot_bf16(vf acc, vu x, vu w) {
 }
 struct DotBf16 {
   typedef uint32_t Word;
+  static REGNET_INLINE vf dot_words(vf acc, vu x, vu w) { return dot_bf16(acc, x, w); }
   static REGNET_INLINE vf dot(vf acc, uint32_t x, vu w) { return dot_bf16(acc, broadcast_word(x), w); }
 };
 struct DotPairBf16 {  // four channels a step
