@@ -395,7 +395,10 @@ void conv_of(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   else conv_typed<Dot>(c, task, scratch);
 }
 
+#include "dense_kernels.h"
+
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  if (c.groups == 1 && c.words == 1) return dense(c, task, scratch);
   if (c.type == Type::f32) conv_of<DotF32, DotPairF32, DotQuadF32>(c, task, scratch);
   else conv_of<DotBf16, DotPairBf16, DotQuadBf16>(c, task, scratch);
 }

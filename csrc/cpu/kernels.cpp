@@ -28,6 +28,8 @@
 #endif
 #if REGNET_LEVEL == 4 && defined(__AVX512BF16__)
 #define REGNET_NATIVE_BF16 1
+#endif
+#if VL == 16
 #include <immintrin.h>
 #endif
 

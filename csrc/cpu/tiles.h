@@ -117,13 +117,39 @@ constexpr int first_lane(int v) { return v < F * kVectorsPerPanel ? v * VL : F *
 template <int F, int H>
 constexpr int lane_count(int v) { return v < F * kVectorsPerPanel ? VL : VL == 16 ? 8 : VL; }
 
+// LANES is VL, or 8 of 16. By a shuffle, never by copying a part of a vector: g++ 12 does that through the stack, where the load of
+// the whole waits for the store of the part (150 cycles a tile).
+template <int LANES> struct Lanes {
+  typedef float F __attribute__((vector_size(LANES * 4)));
+  typedef uint16_t H __attribute__((vector_size(LANES * 2)));
+};
+#if VL == 16
+REGNET_INLINE Lanes<8>::F low_lanes(vf v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+REGNET_INLINE vf widen_lanes(Lanes<8>::F v) {
+  return __builtin_shufflevector(v, Lanes<8>::F{}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#endif
 template <int LANES>
 REGNET_INLINE void store_lanes(float* y, vf v) {
+#if VL == 16
+  if constexpr (LANES == 8) {
+    const Lanes<8>::F low = low_lanes(v);
+    __builtin_memcpy(y, &low, sizeof low);
+    return;
+  }
+#endif
   __builtin_memcpy(y, &v, LANES * 4);
 }
 template <int LANES>
 REGNET_INLINE void store_lanes(uint16_t* y, vf v) {
   const vh h = to_bf16(v);
+#if VL == 16
+  if constexpr (LANES == 8) {
+    const Lanes<8>::H low = __builtin_shufflevector(h, h, 0, 1, 2, 3, 4, 5, 6, 7);
+    __builtin_memcpy(y, &low, sizeof low);
+    return;
+  }
+#endif
   __builtin_memcpy(y, &h, LANES * 2);
 }
 // By 8 of 16 lanes: copied into a vector of zeros, g++ 12 would take them through the stack, some 20 cycles each.
@@ -138,19 +164,18 @@ REGNET_INLINE vf load_lanes(const float* p) {
 }
 template <int LANES>
 REGNET_INLINE vf load_lanes(const uint16_t* p) {
+  typename Lanes<LANES>::H h;
+  __builtin_memcpy(&h, p, LANES * 2);
 #if VL == 16
   if constexpr (LANES == 8) {
-    typedef uint16_t h8 __attribute__((vector_size(16)));
-    typedef uint32_t v8 __attribute__((vector_size(32)));
-    h8 h;
-    __builtin_memcpy(&h, p, sizeof h);
-    const v8 low = __builtin_convertvector(h, v8) << 16;
-    return (vf)__builtin_shufflevector(low, v8{}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    typedef uint32_t U __attribute__((vector_size(32)));
+    return widen_lanes((Lanes<8>::F)(__builtin_convertvector(h, U) << 16));
+  } else {
+    return (vf)(__builtin_convertvector(h, vu) << 16);
   }
-#endif
-  vh h{};
-  __builtin_memcpy(&h, p, LANES * 2);
+#else
   return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 REGNET_INLINE float to_float(float v) { return v; }
 REGNET_INLINE float to_float(uint16_t v) { return bf16_to_float(v); }
@@ -161,11 +186,15 @@ REGNET_INLINE void put(uint16_t* y, float v) { *y = float_to_bf16(v); }
 // in memory: 24 stores before the loop, 24 stores and loads after it, a fifth of the time of 24 steps.)
 template <int F, int H, class T>
 REGNET_INLINE void store_vector(T* y, int v, vf value) {
-  if (lane_count<F, H>(v) == VL) store_lanes<VL>(y + first_lane<F, H>(v), value);
-  else store_lanes<VL / 2>(y + first_lane<F, H>(v), value);
+#if VL == 16
+  if (lane_count<F, H>(v) == 8) return store_lanes<8>(y + first_lane<F, H>(v), value);
+#endif
+  store_lanes<VL>(y + first_lane<F, H>(v), value);
 }
 template <int F, int H, class T>
 REGNET_INLINE vf load_vector(const T* p, int v) {
-  if (lane_count<F, H>(v) == VL) return load_lanes<VL>(p + first_lane<F, H>(v));
-  return load_lanes<VL / 2>(p + first_lane<F, H>(v));
+#if VL == 16
+  if (lane_count<F, H>(v) == 8) return load_lanes<8>(p + first_lane<F, H>(v));
+#endif
+  return load_lanes<VL>(p + first_lane<F, H>(v));
 }

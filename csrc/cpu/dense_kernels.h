@@ -1,0 +1,322 @@
+// Dense convolutions (one group): the 1x1's with their residual, gate or projection, the stem, the head. The same register tiles as
+// the grouped ones; here all tiles of a task run in one function and the steps go in twos. Included by kernels.cpp alone.
+
+// A half panel fills half of a vector of 16 lanes. Two steps of it lie side by side in memory, so their products share the vector, the
+// first step's in the lower half, and the halves are added at the end of the tile.
+constexpr bool kHalvesShare = VL == 16;
+
+// A run of tiles of P pixels against one tile-wide set of panels, over one block of the reduction. Offsets are in words or elements.
+struct DenseTiles {
+  int64_t pixels;           // a multiple of P
+  const uint32_t *x, *x2;
+  const int64_t *x_offset, *x2_offset;  // [pixels]
+  const int64_t* taps;
+  int tap_count;
+  int64_t steps, steps2;
+  const uint32_t *w, *wh;   // full panels, half panel
+  int64_t panel_words;
+  const float* start;       // what the sums are added to: the bias of each lane, or what the block before put aside
+  int64_t start_pixel;      // 0 for a bias
+  void* y;
+  const void* residual;     // or null
+  const int64_t* y_offset;  // of both
+  Type y_type;
+  float floor;              // 0 for ReLU, else minus infinity
+  bool silu;
+  float* pool;              // sums of the task's pixels, or null
+  const char* ahead;        // weights that come next
+  int64_t ahead_step;       // bytes of them that are fetched in two steps
+};
+
+// Two steps along the reduction axis.
+template <class Dot, int P, int F, int H>
+REGNET_INLINE void two_steps(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t k, const uint32_t* w,
+                             const uint32_t* wh, int64_t panel_words) {
+  if constexpr (H == 0 || !kHalvesShare) {
+    step<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
+    asm volatile("" ::: "memory");  // else g++ 12 loads both steps' weights at once and spills accumulators
+    step<Dot, P, F, H>(acc, xp, k + 1, w + 16, wh + 8, panel_words);
+  } else {
+    vu a[F + 1], b[F + 1];  // one more than there are, for F = 0
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) a[f] = load_words(w + f * panel_words), b[f] = load_words(w + f * panel_words + 16);
+    const vu both = load_words(wh);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) {
+      const vu first = broadcast_at(xp[p] + k), second = broadcast_at(xp[p] + k + 1);
+#pragma GCC unroll 4
+      for (int f = 0; f < F; f++) acc[p][f] = Dot::dot(acc[p][f], (vf)first, a[f]);
+#pragma GCC unroll 4
+      for (int f = 0; f < F; f++) acc[p][f] = Dot::dot(acc[p][f], (vf)second, b[f]);
+      acc[p][F] = Dot::dot(acc[p][F], (vf)join_halves(first, second), both);
+    }
+  }
+}
+
+// acc += x[first .. first + steps) . w for P pixels. A line of weights that come next is fetched into L2 with each two steps, the same
+// one several times where there are many tiles: that costs a load of which these loops have to spare, a loop of its own costs more.
+template <class Dot, int P, int F, int H>
+REGNET_INLINE void walk(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
+                        const uint32_t*& wh, int64_t panel_words, int64_t steps, const char*& ahead, int64_t ahead_step) {
+  int64_t k = first;
+  const int64_t end = first + steps;
+  for (; k + 2 <= end; k += 2) {
+    two_steps<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
+    if constexpr (F != 0) w += 32;
+    if constexpr (H != 0) wh += 16;
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += ahead_step;
+  }
+  if (k < end) {
+    step<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
+    if constexpr (F != 0) w += 16;
+    if constexpr (H != 0) wh += 8;
+  }
+}
+
+template <class Y, int P, int F, int H>
+REGNET_INLINE void finish_dense_as(vf (&acc)[P][vectors(F, H)], const DenseTiles& t, int64_t first) {
+  constexpr int V = vectors(F, H);
+  const int64_t* const y_offset = t.y_offset + first;
+  if (t.residual) {
+    const Y* const residual = static_cast<const Y*>(t.residual);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(residual + y_offset[p], v);
+  }
+  if (t.silu) {
+    vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) copy[p * V + v] = acc[p][v];
+    silu_all(copy, P * V);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] = copy[p * V + v];
+  }
+  const vf floor = broadcast(t.floor);
+  Y* const y = static_cast<Y*>(t.y);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    Y* const at = y + y_offset[p];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) {
+      acc[p][v] = floor > acc[p][v] ? floor : acc[p][v];  // one max instruction; NaN stays NaN, as torch's
+      store_vector<F, H>(at, v, acc[p][v]);
+    }
+  }
+  if (t.pool) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) {
+      vf sum{};
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) sum += acc[p][v];
+      store_vector<F, H>(t.pool, v, load_vector<F, H>(t.pool, v) + sum);
+    }
+  }
+}
+
+// The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
+// the loop starts.
+template <class Dot, int P, int F, int H>
+__attribute__((noinline)) void run_dense(const DenseTiles& t) {
+  constexpr int V = vectors(F, H);
+  const char* ahead = t.ahead;
+  for (int64_t first = 0; first < t.pixels; first += P) {
+    vf acc[P][V];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] = vf{};
+    const uint32_t *w = t.w, *wh = t.wh;
+    const uint32_t* xp[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[first + p];
+    for (int i = 0; i < t.tap_count; i++) walk<Dot, P, F, H>(acc, xp, t.taps[i], w, wh, t.panel_words, t.steps, ahead, t.ahead_step);
+    if (t.steps2) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[first + p];
+      walk<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.ahead_step);
+    }
+    if constexpr (H != 0 && kHalvesShare) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) acc[p][F] = add_halves(acc[p][F]);
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) {
+      const float* const start = t.start + (first + p) * t.start_pixel;
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(start, v);
+    }
+    if (t.y_type == Type::f32) finish_dense_as<float, P, F, H>(acc, t, first);
+    else finish_dense_as<uint16_t, P, F, H>(acc, t, first);
+  }
+}
+
+template <class Dot, int P, int F, int H>
+REGNET_INLINE void dispatch_dense(const DenseTiles& t, int pixels_here) {
+  if constexpr (P > 1) {
+    if (pixels_here < P) return dispatch_dense<Dot, P - 1, F, H>(t, pixels_here);
+  }
+  run_dense<Dot, P, F, H>(t);
+}
+
+// All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
+// 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
+template <class Dot, int F, int H>
+void run_dense_panels(const PanelSet& s, const TaskPixels& px) {
+  constexpr int P = pixels<Dot>(F, H), kLanes = F * 16 + H * 8;
+  const Conv& c = *s.conv;
+  const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
+  const bool partial = s.lanes < kLanes;
+  float bias[kLanes] = {};
+  if (c.bias) __builtin_memcpy(bias, c.bias + s.channel, (partial ? s.lanes : kLanes) * 4);
+  Blocks blocks(c);
+  float aside[kMaxTaskPixels * kLanes];  // touched only where a reduction has several blocks, or lanes are missing
+  int64_t aside_offset[kMaxTaskPixels];
+  if (partial || chain_parts(blocks.total()) > 1)
+    for (int i = 0; i < px.count; i++) aside_offset[i] = i * kLanes;
+
+  DenseTiles t;
+  t.panel_words = blocks.total() * kPanel;
+  t.ahead_step = kLanes * 8 / tiles;  // the next set has as many lines as this one: a share of them with each tile
+  const char* const next = (const char*)(s.w + blocks.total() * kLanes);
+  for (Block b; blocks.next(b);) {
+    const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
+    t.x = s.x + b.first;
+    t.x2 = c.x2 + b.first2;
+    t.taps = c.tap_offset + b.tap;
+    t.tap_count = b.taps;
+    t.steps = b.steps, t.steps2 = b.steps2;
+    t.w = s.w + b.at * kPanel;
+    t.wh = s.w + F * t.panel_words + b.at * 8;
+    t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
+    t.silu = !raw && c.activation == Activation::silu;
+    t.y_type = raw ? Type::f32 : c.y_type;
+    t.pool = raw || !s.pool ? nullptr : s.pool + s.channel;
+    t.start_pixel = b.at ? kLanes : 0;
+    const int64_t element = c.y_type == Type::f32 ? 4 : 2;
+    t.residual = raw || !c.residual ? nullptr : static_cast<const char*>(c.residual) + s.channel * element;
+    t.y = raw ? static_cast<void*>(aside) : static_cast<char*>(c.y) + s.channel * element;
+    const int64_t* const y_offset = raw ? aside_offset : px.y_offset;
+    t.ahead = next + kLanes * 4 * b.at;
+    for (int at = 0, here = base + 1; here >= base; here--) {  // `extra` tiles of one more pixel, then the others
+      t.pixels = (here > base ? extra : tiles - extra) * here;
+      t.x_offset = px.x_offset + at;
+      t.x2_offset = px.x2_offset + at;
+      t.start = b.at ? aside + at * kLanes : bias;
+      t.y_offset = y_offset + at;
+      if (t.pixels) dispatch_dense<Dot, P, F, H>(t, here);
+      t.ahead += t.pixels / here * (b.count() / 2) * t.ahead_step;
+      at += (int)t.pixels;
+    }
+    if (last && partial)
+      for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.y_offset[i]);
+  }
+}
+
+template <class Dot>
+REGNET_INLINE void dispatch_dense_panels(int full, int half, const PanelSet& s, const TaskPixels& px) {
+  switch (full * 2 + half) {
+    case 1: return run_dense_panels<Dot, 0, 1>(s, px);
+    case 2: return run_dense_panels<Dot, 1, 0>(s, px);
+#if VL >= 8
+    case 3: return run_dense_panels<Dot, 1, 1>(s, px);
+#endif
+#if VL == 16
+    case 4: return run_dense_panels<Dot, 2, 0>(s, px);
+    case 5: return run_dense_panels<Dot, 2, 1>(s, px);
+    case 6: return run_dense_panels<Dot, 3, 0>(s, px);
+#endif
+    default: __builtin_trap();
+  }
+}
+
+// How many of the panels that are left go together: the widest sets, but 4 panels go as 2 + 2 where 3 fit, never as 3 + 1, and a half
+// panel joins two full ones or one.
+REGNET_INLINE void next_set(int& full, int& half) {
+#if VL == 16
+  const int units = full + half, rounds = half ? (full + 3) / 3 : (full + 2) / 3;
+  const int here = rounds > 1 ? (half ? units / rounds : (units + rounds - 1) / rounds) : units;
+  if (rounds > 1) full = here, half = 0;
+#else
+  if (full > kMaxFull || (half && full && !kHalfJoins)) full = full < kMaxFull ? full : kMaxFull, half = 0;
+#endif
+}
+
+template <class Dot>
+void dense_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  TaskPixels px;
+  px.count = (int)(task.pixel1 - task.pixel0);
+  if (px.count <= 0) return;
+  const int64_t area = (int64_t)c.out_h * c.out_w;
+  {
+    int64_t n = task.pixel0 / area, oh = task.pixel0 % area / c.out_w, ow = task.pixel0 % c.out_w;
+    for (int i = 0; i < px.count;) {  // what the task has of a row
+      const int end = px.count - i < c.out_w - ow ? px.count : i + (int)(c.out_w - ow);
+      int64_t x_at = n * c.x_image + oh * c.x_row + ow * c.x_pixel, y_at = n * c.y_image + oh * c.y_row + ow * c.y_pixel;
+      if (c.x2) {
+        int64_t x2_at = n * c.x2_image + oh * c.x2_row + ow * c.x2_pixel;
+        for (int j = i; j < end; j++, x2_at += c.x2_pixel) px.x2_offset[j] = x2_at;
+      }
+      for (; i < end; i++, x_at += c.x_pixel, y_at += c.y_pixel) px.x_offset[i] = x_at, px.y_offset[i] = y_at;
+      ow = 0;
+      if (++oh == c.out_h) oh = 0, n++;
+    }
+  }
+  const uint32_t* x = c.x;
+  if (c.gate) {  // scale the task's input once, into scratch: the multiplication is 1/channels of the work that follows
+    int64_t n = task.pixel0 / area, left = area - task.pixel0 % area;
+    for (int i = 0; i < px.count; i++) {
+      const float* gate = c.gate + n * c.gate_image;
+      uint32_t* out = scratch + (int64_t)i * c.steps;
+      if (!kIsBf16<Dot>) {
+        const float* in = (const float*)(c.x + px.x_offset[i]);
+        float* o = (float*)out;
+        int k = 0;
+        for (; k + VL <= c.steps; k += VL) store(o + k, load(in + k) * load(gate + k));
+        for (; k < c.steps; k++) {  // by memcpy: the tiles read these words as another type
+          const float scaled = in[k] * gate[k];
+          __builtin_memcpy(o + k, &scaled, sizeof scaled);
+        }
+      } else {
+        const uint16_t* in = (const uint16_t*)(c.x + px.x_offset[i]);
+        uint16_t* o = (uint16_t*)out;
+        int k = 0;
+        for (; k + VL <= 2 * c.steps; k += VL) store_lanes<VL>(o + k, from_bf16(in + k) * load(gate + k));
+        for (; k < 2 * c.steps; k++) {
+          const uint16_t scaled = float_to_bf16(bf16_to_float(in[k]) * gate[k]);
+          __builtin_memcpy(o + k, &scaled, sizeof scaled);
+        }
+      }
+      px.x_offset[i] = (int64_t)i * c.steps;
+      if (--left == 0) left = area, n++;
+    }
+    x = scratch;
+  }
+  const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
+  const int panels = c.panels_per_group();
+  PanelSet t{};
+  t.conv = &c;
+  t.x = x;
+  t.pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
+  if (t.pool)
+    for (int i = task.panel0 * kPanel; i < task.panel1 * kPanel && i < c.group_out; i++) t.pool[i] = 0;
+  for (int panel = task.panel0; panel < task.panel1;) {
+    int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
+    next_set(full, half);
+    t.w = c.w + (int64_t)panel * kPanel * total;
+    t.channel = (int64_t)panel * kPanel;
+    const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
+    t.lanes = left < width ? left : width;
+    dispatch_dense_panels<Dot>(full, half, t, px);
+    panel += full + half;
+  }
+}
+
+void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  c.type == Type::f32 ? dense_typed<DotF32>(c, task, scratch) : dense_typed<DotBf16>(c, task, scratch);
+}
