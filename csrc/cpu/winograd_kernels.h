@@ -202,12 +202,14 @@ __attribute__((noinline)) void multiply_tile(const float* v, const uint32_t* u, 
   for (int p = 0; p < P; p++) xp[p] = (const uint32_t*)v + p * row;
   const int64_t panel = (int64_t)16 * k, end = (int64_t)k * kWords<Dot>;
   const uint32_t* half = u + F * panel;
+  // whole sets ahead, so that each line is fetched once, and early enough
+  const int64_t set = (int64_t)(F * 16 + H * 8) * k, ahead = set > kAheadWords ? set : kAheadWords / set * set;
   for (int64_t at = 0; at < end; at += kWords<Dot>) {
     step<Dot, P, F, H>(acc, xp, at, u, half, panel);
     if constexpr (Fetch) {
 #pragma GCC unroll 4
-      for (int f = 0; f < F; f++) __builtin_prefetch(u + f * panel + kAheadWords, 0, 2);
-      if constexpr (H != 0) __builtin_prefetch(half + kAheadWords, 0, 2);
+      for (int f = 0; f < F; f++) __builtin_prefetch(u + f * panel + ahead, 0, 2);
+      if constexpr (H != 0) __builtin_prefetch(half + ahead, 0, 2);
     }
     if constexpr (F != 0) u += 16;
     if constexpr (H != 0) half += 8;
