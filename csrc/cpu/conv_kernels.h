@@ -71,7 +71,7 @@ struct Tile {
   bool silu;
   float* pool;              // sums of the task's pixels, or null
   const char* ahead;        // weights that come next
-  int64_t every;            // steps from fetch to fetch
+  int64_t ahead_step;       // bytes of them that are fetched in four steps
 };
 
 template <class Y, int P, int F, int H>
@@ -133,9 +133,7 @@ REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
 
 // The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
 // the loop starts, which costs about 50 cycles a tile.
-//
-// Short: a few steps a tap, as in narrow groups and the stem; then a line is fetched after each tap.
-template <class Dot, bool Fold, int P, int F, int H, bool Short>
+template <class Dot, bool Fold, int P, int F, int H>
 __attribute__((noinline)) void run_tile(const Tile& t) {
   constexpr int V = vectors(F, H);
   vf acc[P][V];
@@ -148,22 +146,11 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
   const uint32_t* xp[P];
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p];
-  const int64_t* tap = t.taps;
-  for (int i = 0; i < t.tap_count; i++) {
-    if constexpr (Short) {
-      accumulate<Dot, P, F, H>(acc, xp, *tap++, w, wh, t.panel_words, t.steps);
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += 64;
-    } else {
-      accumulate_ahead<Dot, P, F, H>(acc, xp, *tap++, w, wh, t.panel_words, t.steps, ahead, t.every);
-    }
-  }
-  if constexpr (!Short) {
-    if (t.steps2) {
+  for (int i = 0; i < t.tap_count; i++) accumulate<Dot, P, F, H>(acc, xp, t.taps[i], w, wh, t.panel_words, t.steps, ahead, t.ahead_step);
+  if (t.steps2) {
 #pragma GCC unroll 16
-      for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[p];
-      accumulate_ahead<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.every);
-    }
+    for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[p];
+    accumulate<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.ahead_step);
   }
   if constexpr (Fold) {  // F panels of 8 outputs, two words each
     vf sums[P][vectors(F / 2, F % 2)];
@@ -177,12 +164,12 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
   }
 }
 
-template <class Dot, bool Fold, int P, int F, int H, bool Short>
+template <class Dot, bool Fold, int P, int F, int H>
 REGNET_INLINE void dispatch_pixels(const Tile& t, int pixels_here) {
   if constexpr (P > 1) {
-    if (pixels_here < P) return dispatch_pixels<Dot, Fold, P - 1, F, H, Short>(t, pixels_here);
+    if (pixels_here < P) return dispatch_pixels<Dot, Fold, P - 1, F, H>(t, pixels_here);
   }
-  run_tile<Dot, Fold, P, F, H, Short>(t);
+  run_tile<Dot, Fold, P, F, H>(t);
 }
 
 struct TaskPixels {
@@ -223,7 +210,7 @@ __attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int6
 
 // All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
 // 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
-template <class Dot, bool Fold, int F, int H, bool Short>
+template <class Dot, bool Fold, int F, int H>
 void run_panels(const PanelSet& s, const TaskPixels& px) {
   // output channels of the set; words of weights a step
   constexpr int P = pixels<Dot>(F, H), kRow = F * 16 + H * 8, kLanes = Fold ? F * 8 : kRow;
@@ -239,7 +226,7 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   Blocks blocks(c);
   Tile t;
   t.panel_words = blocks.total() * kPanel;
-  t.every = tiles * 16 / kRow + 1;  // the next set has as many lines as this one: a share of them with each tile
+  t.ahead_step = kRow * 16 / tiles;  // the next set has as many lines as this one: a share of them with each tile
   const char* const next = (const char*)(s.w + blocks.total() * kRow);
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
@@ -265,7 +252,7 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
       if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
       else t.y = static_cast<char*>(c.y) + s.channel * element, t.y_offset = px.y_offset + at;
       t.ahead = next + kRow * 4 * (b.at + b.count() * i / tiles);
-      dispatch_pixels<Dot, Fold, P, F, H, Short>(t, here);
+      dispatch_pixels<Dot, Fold, P, F, H>(t, here);
       at += here;
     }
     if (last && partial)
@@ -273,31 +260,29 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   }
 }
 
-template <class Dot, bool Fold, bool Short>
+template <class Dot, bool Fold>
 REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const TaskPixels& px) {
   constexpr bool kHalves = kWords<Dot> == 1;  // interleaved groups and pairs have full panels only
   switch (full * 2 + half) {
     case 1:
-      if constexpr (kHalves) return run_panels<Dot, Fold, 0, 1, Short>(s, px);
+      if constexpr (kHalves) return run_panels<Dot, Fold, 0, 1>(s, px);
       __builtin_trap();
-    case 2: return run_panels<Dot, Fold, 1, 0, Short>(s, px);
+    case 2: return run_panels<Dot, Fold, 1, 0>(s, px);
 #if VL >= 8
     case 3:
-      if constexpr (kHalves) return run_panels<Dot, Fold, 1, 1, Short>(s, px);
+      if constexpr (kHalves) return run_panels<Dot, Fold, 1, 1>(s, px);
       __builtin_trap();
 #endif
 #if VL == 16
-    case 4: return run_panels<Dot, Fold, 2, 0, Short>(s, px);
+    case 4: return run_panels<Dot, Fold, 2, 0>(s, px);
     case 5:
-      if constexpr (kHalves) return run_panels<Dot, Fold, 2, 1, Short>(s, px);
+      if constexpr (kHalves) return run_panels<Dot, Fold, 2, 1>(s, px);
       __builtin_trap();
-    case 6: return run_panels<Dot, Fold, 3, 0, Short>(s, px);
+    case 6: return run_panels<Dot, Fold, 3, 0>(s, px);
 #endif
     default: __builtin_trap();
   }
 }
-
-constexpr int kShortTap = 48;  // steps
 
 template <class Dot, bool Fold = false>
 void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
@@ -381,8 +366,7 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     const int64_t left = c.group_out - in_group * kPanelLanes;
     const int width = full * kPanelLanes + half * 8;
     t.lanes = left < width ? (int)left : width;
-    if (Fold || kWords<Dot> == 4 || (c.taps > 1 && c.steps <= kShortTap && c.steps2 == 0)) dispatch_panels<Dot, Fold, true>(full, half, t, px);
-    else if constexpr (!Fold && kWords<Dot> < 4) dispatch_panels<Dot, Fold, false>(full, half, t, px);
+    dispatch_panels<Dot, Fold>(full, half, t, px);
     panel += full + half;
   }
 }

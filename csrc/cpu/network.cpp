@@ -146,7 +146,7 @@ class Builder {
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
         if (m.winograd) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width * interleave(s.group_width)));
         if (s.se_width > 0) {
-          sums_ = std::max(sums_, g * pool_slots(s, m) * s.c_mid);
+          for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
           gate_ = std::max(gate_, g * s.c_mid);
           scratch_ = std::max(scratch_, Plan::scratch_words(s.c_mid));
@@ -287,8 +287,8 @@ class Builder {
     return all;
   }
 
-  int64_t pool_slots(const Step& s, const Map& m) {
-    return m.winograd ? plan_.pool_slots(winograd_conv(s, m).run[0]) : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0]);
+  int64_t pool_slots(const Step& s, const Map& m, int64_t images) {
+    return m.winograd ? plan_.pool_slots(winograd_conv(s, m).run[0], images) : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0]);
   }
 
   void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
@@ -335,7 +335,7 @@ class Builder {
     if (s.se_width > 0) {
       SqueezeExcite se{};
       se.sums = sums_at_;
-      se.slots = pool_slots(s, m);
+      se.slots = pool_slots(s, m, images);
       se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
       se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
       se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;

@@ -12,6 +12,7 @@ constexpr int64_t kInputWords = 48 * 1024;
 // Multiply-adds below which a task is not worth its counter and its prologue (about 2 microseconds of one core).
 constexpr int64_t kTaskMacs = 150'000;
 constexpr int64_t kTasksPerWorker = 4;  // so that a core slowed by its neighbours costs a quarter of a phase, not half
+constexpr int64_t kMinTaskTiles = 12;   // of Winograd: with fewer the weights come too often (16 tiles in two tasks: 120 -> 110 % of the peak)
 constexpr int64_t kMinBlockPixels = 48; // each block streams all weights once: keep at least this many pixels against them
 
 // How a convolution is cut into tasks: `blocks` runs of pixels (per image where sums are pooled) x `splits` runs of panels.
@@ -58,6 +59,14 @@ WinogradCut cut_winograd(const Winograd& w, int64_t images, int workers) {
   const int64_t macs = images * area * 36 * w.groups * w.group_width * w.lanes();
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   cut.splits = std::min<int64_t>(divide_up(want, cut.rounds * cut.blocks), w.groups);
+  // the tiles of a group apart where there are few groups: the worker that has just read its weights takes the next tiles, too
+  if (cut.rounds * cut.blocks * cut.splits < want) {
+    if (w.pool && cut.blocks == 1) cut.rounds = std::min(images, divide_up(want, cut.splits));  // fewer whole images first
+    if (!w.pool || cut.rounds == images) {
+      const int64_t most = std::max<int64_t>(1, (w.pool ? area : images * area) / kMinTaskTiles);
+      cut.blocks = std::max(cut.blocks, std::min(most, divide_up(want, cut.rounds * cut.splits)));
+    }
+  }
   return cut;
 }
 
@@ -117,7 +126,11 @@ void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void
   add_convs(&c, 1, images, extra, std::move(extra_run));
 }
 
-int64_t Plan::pool_slots(const Winograd& w) const { return winograd_blocks(w, (int64_t)w.tiles_h * w.tiles_w); }
+int64_t Plan::pool_slots(Winograd w, int64_t images) const {
+  float anywhere;
+  w.pool = &anywhere;  // where it will be is not known yet
+  return cut_winograd(w, images, workers).blocks;
+}
 
 void Plan::add_winograds(const Winograd* runs, int count, int64_t images) {
   struct Part {

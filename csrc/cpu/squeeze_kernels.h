@@ -43,24 +43,33 @@ void se_reduce_fc1(const SqueezeExcite& s, int squeeze0, int squeeze1, float* po
   }
 }
 
+// Vectors [c, c + COUNT * VL) of sigmoid(w2 hidden + b2).
+template <int COUNT>
+REGNET_INLINE void gate_vectors(const SqueezeExcite& s, const float* hidden, int c, float* gate) {
+  vf a[COUNT];
+#pragma GCC unroll 4
+  for (int v = 0; v < COUNT; v++) a[v] = load(s.b2 + c + v * VL);
+  for (int row = 0; row < s.squeeze; row++) {
+    const vf h = broadcast(hidden[row]);
+    const float* w = s.w2t + (int64_t)row * s.channels + c;
+#pragma GCC unroll 4
+    for (int v = 0; v < COUNT; v++) a[v] += h * load(w + v * VL);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < COUNT; v++) store(gate + c + v * VL, sigmoid(a[v]));
+}
+
 // gate[:, channel0:channel1] = sigmoid(w2 hidden + b2)
 void se_fc2(const SqueezeExcite& s, int channel0, int channel1) {
   for (int n = 0; n < s.images; n++) {
     const float* hidden = s.hidden + (int64_t)n * s.squeeze;
     float* gate = s.gate + (int64_t)n * s.channels;
     int c = channel0;
-    for (; c + 4 * VL <= channel1; c += 4 * VL) {
-      vf a[4];
-      for (int v = 0; v < 4; v++) a[v] = load(s.b2 + c + v * VL);
-      for (int row = 0; row < s.squeeze; row++) {
-        const vf h = broadcast(hidden[row]);
-        const float* w = s.w2t + (int64_t)row * s.channels + c;
-        for (int v = 0; v < 4; v++) a[v] += h * load(w + v * VL);
-      }
-      for (int v = 0; v < 4; v++) store(gate + c + v * VL, sigmoid(a[v]));
-    }
-    for (; c < channel1; c += VL) {
-      const int lanes = channel1 - c < VL ? channel1 - c : VL;
+    for (; c + 4 * VL <= channel1; c += 4 * VL) gate_vectors<4>(s, hidden, c, gate);
+    for (; c + 2 * VL <= channel1; c += 2 * VL) gate_vectors<2>(s, hidden, c, gate);
+    for (; c + VL <= channel1; c += VL) gate_vectors<1>(s, hidden, c, gate);
+    if (c < channel1) {
+      const int lanes = channel1 - c;
       float out[VL] = {};
       for (int i = 0; i < lanes; i++) out[i] = s.b2[c + i];
       for (int row = 0; row < s.squeeze; row++) {
@@ -72,7 +81,6 @@ void se_fc2(const SqueezeExcite& s, int channel0, int channel1) {
     }
   }
 }
-
 
 template <class T>
 void sum_pixels_typed(const T* x, int64_t pixels, int64_t channels, float* sums) {

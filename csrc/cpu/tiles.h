@@ -61,42 +61,31 @@ REGNET_INLINE void step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
 }
 
 // acc += x[first .. first + steps * words) . w for P pixels. `w` walks the full panels (16 words a step), `wh` the half panel (8).
-// The pixels' pointers stay as they are from tap to tap, only the index moves.
+// The pixels' pointers stay as they are from tap to tap, only the index moves. With each four steps two lines are fetched into L2
+// of the weights that come next, and `ahead` moves on by `ahead_step` bytes: so they arrive while these are at work. (Zen 3: in one burst
+// before each tile the same fetches gained nothing on 14x14 and lost 10-20 % on 7x7; spread 84-91 -> 96 GFLOP/s, weights from memory.)
 template <class Dot, int P, int F, int H>
 REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
-                              const uint32_t*& wh, int64_t panel_words, int64_t steps) {
+                              const uint32_t*& wh, int64_t panel_words, int64_t steps, const char*& ahead, int64_t ahead_step) {
   constexpr int W = kWords<Dot>;
   const int64_t end = first + steps * W;
   int64_t k = first;
-  if constexpr (W > 1) {  // groups of a multiple of 8 channels: all steps of 8 channels at a time
-    constexpr int kSteps = kIsBf16<Dot> ? 2 : 4;
-    for (; k < end - (kSteps - 1) * W; k += kSteps * W) {
+  for (; k + 3 * W < end; k += 4 * W) {
 #pragma GCC unroll 4
-      for (int i = 0; i < kSteps; i++) {
-        step<Dot, P, F, H>(acc, xp, k + i * W, w, wh, panel_words);
-        w += 16;
-        asm volatile("" ::: "memory");  // else g++ 12 loads several steps' weights at once and spills accumulators (-20 to -40 %)
-      }
+    for (int i = 0; i < 4; i++) {
+      step<Dot, P, F, H>(acc, xp, k + i * W, w, wh, panel_words);
+      if constexpr (F != 0) w += 16;
+      if constexpr (H != 0) wh += 8;
+      asm volatile("" ::: "memory");  // else g++ 12 loads several steps' weights at once and spills accumulators (-20 to -40 %)
     }
+    __builtin_prefetch(ahead, 0, 2);
+    __builtin_prefetch(ahead + 64, 0, 2);
+    ahead += ahead_step;
   }
-  // Left rolled: the loop is bound by its multiply-adds, and g++ 12 spills when it unrolls it.
   for (; k < end; k += W) {
     step<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
     if constexpr (F != 0) w += 16;
     if constexpr (H != 0) wh += 8;
-  }
-}
-
-// The same, and one cache line from `ahead` on is fetched into L2 after each `every` steps: spread like this, the weights of the
-// next panel arrive while this one is at work, and never queue up before the loads of the pixels. In one burst before each tile
-// the same fetches gained nothing on 14x14 and lost 10-20 % on 7x7; spread: 84-91 -> 96 GFLOP/s (weights from memory, Zen 3).
-template <class Dot, int P, int F, int H>
-REGNET_INLINE void accumulate_ahead(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t first, const uint32_t*& w,
-                                    const uint32_t*& wh, int64_t panel_words, int64_t steps, const char*& ahead, int64_t every) {
-  for (int64_t i = 0; i < steps; i += every) {
-    accumulate<Dot, P, F, H>(acc, xp, first + i * kWords<Dot>, w, wh, panel_words, steps - i < every ? steps - i : every);
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += 64;
   }
 }
 
