@@ -140,7 +140,7 @@ def ways(card: Machine, shape: Shape, dtype: torch.dtype, device: torch.device) 
     if isinstance(shape, GroupedShape) and card.arch == "sm_90" and dtype != torch.float32:
         yield "cuda without wgmma", partial(make, shape, dtype, device, run=without_wgmma)
         found = hopper.candidates(*shape[:5], shape.stride, bool(shape.pool), card.multiprocessors)
-        for tile in list(dict.fromkeys(one._replace(loads=loads) for one in [*found[:8], *found[8:32:4]] for loads in (0, 1))):
+        for tile in list(dict.fromkeys([*found[:8], *found[8:32:4]])):
             yield f"wgmma {' '.join(map(str, tile))}", partial(make, shape, dtype, device, run=partial(with_wgmma, tile))
     for name in fused_library(shape):
         yield name, partial(library, name, shape, dtype, device)

@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -19,6 +20,7 @@
 #include "cpu/isa.h"
 #include "cpu/network.h"
 #include "cpu/ops.h"
+#include "cpu/plan_cache.h"
 
 namespace {
 
@@ -63,9 +65,11 @@ Scalar scalar_of(const Tensor& t, const char* name) {
   throw std::invalid_argument(std::string("regnet_kernels: ") + name + " must be float32, float16 or bfloat16 on the CPU backend");
 }
 
-void check(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument("regnet_kernels: " + message);
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument("regnet_kernels: " + message); }
+void check(bool ok, const char* message) {
+  if (!ok) fail(message);
 }
+void check(bool ok, const std::string& message) { check(ok, message.c_str()); }
 
 std::string shape(const Tensor& t) {
   std::string out = "(";
@@ -74,7 +78,7 @@ std::string shape(const Tensor& t) {
 }
 
 TensorView view(const Tensor& t, const char* name) {
-  check(t.dim() == 4, std::string(name) + " must be (N, C, H, W), got shape " + shape(t));
+  if (t.dim() != 4) fail(std::string(name) + " must be (N, C, H, W), got shape " + shape(t));
   return {scalar_of(t, name), t.const_data_ptr(), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
@@ -104,13 +108,6 @@ Tensor new_empty_floats(const Tensor& like) {
   return torch::stable::empty({sizes, 1}, ScalarType::Float, std::nullopt, like.device());
 }
 
-struct NetworkCall {
-  TensorView x;
-  Type type;
-  std::vector<Step> steps;
-  Tensor y;
-};
-
 NetworkCall prepare(const Tensor& x, const Tensor& weights, const Tensor& params, const int64_t* program, int64_t length) {
   const TensorView in = view(x, "x");
   const ScalarType packed = weights.scalar_type();
@@ -119,18 +116,19 @@ NetworkCall prepare(const Tensor& x, const Tensor& weights, const Tensor& params
         "x and the packed weights do not go together: bfloat16 needs weights packed as bfloat16, float32 and float16 need float32");
   check(weights.dim() == 1 && weights.is_contiguous() && params.dim() == 1 && params.is_contiguous() && params.scalar_type() == ScalarType::Float,
         "weights and params must be contiguous and 1-D, params float32");
-  const Type type = packed == ScalarType::Float ? Type::f32 : Type::bf16;
-  auto steps = parse_program(program, length, type, weights.numel(), params.numel());
-  const Shape s = network_output(steps, in.c, in.h, in.w);
-  Tensor y = s.pooled ? new_matrix(x, in.n, s.c, x.scalar_type()) : new_nhwc(x, in.n, s.c, s.h, s.w);
-  return {in, type, std::move(steps), y};
+  return {in, packed == ScalarType::Float ? Type::f32 : Type::bf16, {program, length, weights.numel(), params.numel()}, threads()};
+}
+
+Tensor new_output(const NetworkCall& call, const Tensor& x) {
+  const Shape& s = call.output();
+  return s.pooled ? new_matrix(x, x.size(0), s.c, x.scalar_type()) : new_nhwc(x, x.size(0), s.c, s.h, s.w);
 }
 
 Tensor run(const Tensor& x, const Tensor& weights, const Tensor& params, const int64_t* program, int64_t length) {
-  NetworkCall c = prepare(x, weights, params, program, length);
-  run_network(c.x, c.type, weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), c.steps, c.y.mutable_data_ptr(), threads(),
-              torch_fork);
-  return c.y;
+  NetworkCall call = prepare(x, weights, params, program, length);
+  Tensor y = new_output(call, x);
+  call.run(weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), y.mutable_data_ptr(), torch_fork);
+  return y;
 }
 
 Tensor network(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program) {
@@ -146,9 +144,10 @@ Tensor network_eager(Tensor x, Tensor weights, Tensor params, Tensor program) {
 // (phases, 3 + repeats) float64: step, kind of work, nominal multiply-adds, then the seconds of each repetition.
 Tensor profile(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program, int64_t repeats) {
   check(repeats >= 1, "repeats must be at least 1");
-  NetworkCall c = prepare(x, weights, params, program.data(), static_cast<int64_t>(program.size()));
-  const auto times = profile_network(c.x, c.type, weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), c.steps,
-                                     c.y.mutable_data_ptr(), threads(), torch_fork, static_cast<int>(repeats));
+  NetworkCall call = prepare(x, weights, params, program.data(), static_cast<int64_t>(program.size()));
+  Tensor y = new_output(call, x);
+  const auto times = call.profile(weights.const_data_ptr(), static_cast<const float*>(params.const_data_ptr()), y.mutable_data_ptr(), torch_fork,
+                                  static_cast<int>(repeats));
   Tensor table = new_matrix(x, static_cast<int64_t>(times.size()), 3 + repeats, ScalarType::Double);
   double* row = static_cast<double*>(table.mutable_data_ptr());
   for (const PhaseTime& t : times) {
@@ -157,6 +156,21 @@ Tensor profile(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> pro
   }
   return table;
 }
+
+// (steps, kMadeInts) int64: of each step what identifies it and what was chosen for it (choices.h).
+Tensor layers(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> program) {
+  const NetworkCall call = prepare(x, weights, params, program.data(), static_cast<int64_t>(program.size()));
+  Tensor table = new_matrix(x, static_cast<int64_t>(call.layers().size()), kMadeInts, ScalarType::Long);
+  int64_t* at = static_cast<int64_t*>(table.mutable_data_ptr());
+  for (const LayerMade& layer : call.layers()) {
+    for (const int64_t v : layer.key) *at++ = v;
+    *at++ = layer.group, *at++ = layer.winograd;
+    for (const CutMade* cut : {&layer.a, &layer.b, &layer.c}) *at++ = cut->block, *at++ = cut->splits, *at++ = cut->pixels, *at++ = cut->units;
+  }
+  return table;
+}
+
+void set_cpu_choices(std::vector<int64_t> rows) { set_choices(std::make_shared<Choices>(rows.data(), static_cast<int64_t>(rows.size()))); }
 
 std::tuple<Tensor, Tensor> conv_bn_act(Tensor x, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> residual, std::optional<Tensor> gate,
                                        int64_t stride, int64_t padding, int64_t groups, int64_t activation, bool pool) {
@@ -230,15 +244,19 @@ STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CPU, m) {
   m.impl("squeeze_excite", TORCH_BOX(&squeeze_excite));
   m.impl("_network_eager", TORCH_BOX(&network_eager));
   m.impl("_profile_network", TORCH_BOX(&profile));
+  m.impl("_network_layers", TORCH_BOX(&layers));
   m.impl("se_gate", TORCH_BOX(&se_gate));
 }
 STABLE_TORCH_LIBRARY_FRAGMENT(regnet_kernels, m) {
   m.def("_cpu_info() -> str");
+  m.def("_set_cpu_choices(int[] rows) -> ()");
+  m.def("_network_layers(Tensor x, Tensor weights, Tensor params, int[] program) -> Tensor");
   m.def("_fma_peak(float seconds, int threads, bool bfloat16=False) -> float");
   m.def("_network_eager(Tensor x, Tensor weights, Tensor params, Tensor program) -> Tensor");
   m.def("_profile_network(Tensor x, Tensor weights, Tensor params, int[] program, int repeats) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(regnet_kernels, CompositeExplicitAutograd, m) {
   m.impl("_cpu_info", TORCH_BOX(&cpu_info));
+  m.impl("_set_cpu_choices", TORCH_BOX(&set_cpu_choices));
   m.impl("_fma_peak", TORCH_BOX(&measured_fma_peak));
 }

@@ -24,6 +24,7 @@ def environment() -> dict:
         "python": sys.version.split()[0],
         "os": platform.platform(),
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()},
+        "cpu_tuning": _cpu_tuning(),
         "isa": {"compiled": list(info.compiled), "supported": list(info.supported), "chosen": info.chosen,
                 "forced": info.forced, "error": info.error},
         "extensions": {name: {"state": extension.state, "path": extension.path, "reason": extension.reason}
@@ -46,12 +47,22 @@ def env_report() -> str:
         forced = f" (forced by REGNET_KERNELS_ISA={isa['forced']})" if isa["forced"] else ""
         lines += [("  compiled for", ", ".join(isa["compiled"])), ("  this CPU has", ", ".join(isa["supported"])),
                   ("  chosen", f"{isa['chosen']}{forced}")]
+        tuned = facts["cpu_tuning"]
+        lines.append(("  tuned", f"{tuned['layers']} layers, {tuned['file']}" if tuned["layers"] else "nothing; the heuristics choose"))
     if isa["error"]:
         lines.append(("  error", isa["error"]))
     lines.append(("triton kernels", facts["triton_kernels"] or "ready"))
     built = f"torch built with CUDA {cuda['torch_built_with']}" if cuda["torch_built_with"] else "torch built without CUDA"
     lines.append(("CUDA", f"{built}; devices: {', '.join(cuda['devices']) or 'none visible'}"))
     return "\n".join(f"{name + ':':17}{value}" for name, value in lines)
+
+
+def _cpu_tuning() -> dict:
+    """layers: how many are tuned on this machine to something else than the heuristics' choice."""
+    from .tuning import cpu
+
+    better = sum(entry.choice != cpu.Choice() for entry in cpu.entries().values())
+    return {"layers": better, "file": str(cpu.cache_file(cpu.identity())) if better else None}
 
 
 def _version(distribution: str) -> str:

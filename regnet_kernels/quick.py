@@ -31,6 +31,21 @@ def suits(x: torch.Tensor, *blobs: torch.Tensor) -> bool:
     )
 
 
+tuning_is_loaded = False
+
+
+def load_tuning() -> None:
+    """Before the first network of a process: what was tuned on this machine goes to the kernels (tuning/cpu)."""
+    global tuning_is_loaded
+    if not tuning_is_loaded:
+        from .tuning.cpu import table
+
+        table.load()
+        tuning_is_loaded = True
+
+
 def network(x: torch.Tensor, weights: torch.Tensor, params: torch.Tensor, program: torch.Tensor) -> torch.Tensor:
     """As the op `network` on the CPU, for an x that `suits`. program: its integers as an int64 tensor (1-D)."""
+    if not tuning_is_loaded:
+        load_tuning()
     return _OP(x, weights, params, program)

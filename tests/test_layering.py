@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # What python/regnet may import of regnet_kernels, beside the package itself.
-PUBLIC_MODULES = {"regnet_kernels", "regnet_kernels.packing", "regnet_kernels.steps", "regnet_kernels.testing"}
+PUBLIC_MODULES = {"regnet_kernels", "regnet_kernels.packing", "regnet_kernels.steps", "regnet_kernels.testing", "regnet_kernels.tuning"}
 FORBIDDEN = {
     "regnet_kernels": {"regnet", "timm", "torchvision", "benchmarks", "tests"},
     "python/regnet": {"benchmarks", "tests", "pytest", "hypothesis"},

@@ -17,7 +17,7 @@ from regnet.models import AnyNet, AnyNetConfig
 from regnet.swap import FusedRegNet, SwapError
 from regnet_kernels import quick
 from regnet_kernels._extension import CPU
-from swap_models import assert_close, image, make, own_model
+from swap_models import assert_close, image, make, own_model, randomise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +65,25 @@ def test_the_number_of_threads_may_change_between_calls(models):
             assert_close(y, found[1])
     finally:
         torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def test_a_plan_is_for_a_program_and_shapes_and_never_for_tensors(two_threads):
+    """Two models of one architecture share their plans (csrc/cpu/plan_cache.h); weights, images and results come with each call."""
+    sources = [randomise(own_model(), seed) for seed in (1, 2)]
+    pair = [regnet.optimize(source) for source in sources]
+    batches = [image(2).add(shift) for shift in (0.0, 0.5)]
+    wide = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
+    expected = [[source(batch) for batch in batches] for source in sources]
+    for _ in range(2):
+        for model, results in zip(pair, expected):
+            assert_close([model(batch) for batch in batches + wide], results + results)
+    pair[0].weights.copy_(pair[1].weights)
+    pair[0].params.copy_(pair[1].params)
+    assert_close([pair[0](batch) for batch in batches], expected[1])
+    pair[0]._apply(torch.clone)  # elsewhere in memory
+    pair[1].weights.fill_(float("nan"))
+    assert_close([pair[0](batch) for batch in batches], expected[1])
 
 
 def test_several_callers_of_one_model_and_of_several(models, two_threads):
@@ -148,7 +167,7 @@ def test_no_threads_are_left_behind():
 
 @linux
 def test_memory_does_not_grow_and_goes_with_the_model():
-    """The pool of working memory stays, at most four blocks of the largest call (csrc/cpu/arena.cpp)."""
+    """The pool of working memory stays, at most four blocks of the largest call (csrc/cpu/arena.cpp), and so do the plans last used."""
     out = script("""
         import gc
         from regnet.models import AnyNet, AnyNetConfig
@@ -156,11 +175,12 @@ def test_memory_does_not_grow_and_goes_with_the_model():
         fused = regnet.optimize(AnyNet(AnyNetConfig(depths=(1, 4), widths=(64, 1024), group_widths=(64, 64))).eval(), inplace=True)
         size = fused.packed.nbytes / 2**20
         batches = [torch.randn(n, 3, h, w) for n, h, w in ((1, 32, 32), (4, 33, 17), (6, 64, 32), (2, 1, 1))]
+        small = [torch.randn(1, 3, 1 + turn // 20, 1 + turn % 20) for turn in range(400)]  # more than plans are kept
         for _ in range(3):
-            for batch in batches: fused(batch)
+            for batch in batches + small: fused(batch)
         before = resident()
         for _ in range(10):
-            for batch in batches: fused(batch)
+            for batch in batches + small: fused(batch)
         grown = resident() - before
         with_model = resident()
         del fused

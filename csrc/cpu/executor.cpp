@@ -1,5 +1,6 @@
 #include "executor.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -27,8 +28,21 @@ void relax(int spins) {
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 struct alignas(64) Counter {
-  std::atomic<int> value{0};
+  std::atomic<uint64_t> value{0};
 };
+constexpr uint64_t kPhaseUnit = uint64_t{1} << 32;
+
+// Takes the next of a part's `size` tasks, -1 if all are taken. The counter holds (phase, taken) and is never reset: what an earlier
+// phase left in it counts as nothing taken, and what a later one wrote tells a thread that comes late that this phase is over.
+int take_task(std::atomic<uint64_t>& counter, uint64_t phase, int size) {
+  uint64_t seen = counter.load(std::memory_order_relaxed);
+  while (true) {
+    if (seen / kPhaseUnit > phase) return -1;
+    const int taken = seen / kPhaseUnit == phase ? static_cast<int>(seen % kPhaseUnit) : 0;
+    if (taken >= size) return -1;
+    if (counter.compare_exchange_weak(seen, phase * kPhaseUnit + static_cast<uint64_t>(taken) + 1, std::memory_order_relaxed)) return taken;
+  }
+}
 
 }  // namespace
 
@@ -36,36 +50,47 @@ void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork,
   if (workers <= 1) {
     for (size_t i = 0; i < phases.size(); i++) {
       const double begin = seconds ? now() : 0;
-      for (int t = 0; t < phases[i].tasks; t++) phases[i].run(t, 0);
+      for (int t = 0; t < phases[i].tasks; t++) phases[i].body->run(t, 0);
       if (seconds) seconds[i] = now() - begin;
     }
     return;
   }
-  // next[phase][part]: tasks taken of each worker's part; done[phase]: tasks finished.
+  // parts: tasks taken of each worker's part of the current phase; done: tasks finished since the beginning. A few cache lines that stay
+  // with the cores, however long the list.
   const size_t count = phases.size();
-  const std::unique_ptr<Counter[]> next(new Counter[count * workers]), done(new Counter[count]);
+  const std::unique_ptr<Counter[]> parts(new Counter[static_cast<size_t>(workers)]);
+  Counter done;
+  // Of the profile: when each phase's last task was finished, by whomever, and when the first thread began.
+  std::vector<double> ends(seconds ? count : 0);
+  std::atomic<bool> begun{false};
+  double begin_time = 0;
   fork(workers, [&](int worker) {
+    if (seconds && !begun.exchange(true)) begin_time = now();
+    uint64_t target = 0;  // tasks of all phases up to this one
     for (size_t i = 0; i < count; i++) {
       const Phase& phase = phases[i];
-      const double start = seconds && worker == 0 ? now() : 0;
+      target += static_cast<uint64_t>(phase.tasks);
+      if (done.value.load(std::memory_order_acquire) >= target) continue;  // the others did it before this thread came
       int finished = 0;
       for (int turn = 0; turn < workers; turn++) {
         const int part = (worker + turn) % workers;
         const int begin = static_cast<int>(static_cast<int64_t>(phase.tasks) * part / workers);
         const int size = static_cast<int>(static_cast<int64_t>(phase.tasks) * (part + 1) / workers) - begin;
-        std::atomic<int>& taken = next[i * workers + part].value;
-        while (taken.load(std::memory_order_relaxed) < size) {
-          const int t = taken.fetch_add(1, std::memory_order_relaxed);
-          if (t >= size) break;
-          phase.run(begin + t, worker);
-          finished++;
-        }
+        for (int t; (t = take_task(parts[part].value, i + 1, size)) >= 0; finished++) phase.body->run(begin + t, worker);
       }
-      if (finished) done[i].value.fetch_add(finished, std::memory_order_acq_rel);
-      for (int spins = 0; done[i].value.load(std::memory_order_acquire) < phase.tasks; spins++) relax(spins);
-      if (seconds && worker == 0) seconds[i] = now() - start;
+      if (finished) {
+        const uint64_t all = done.value.fetch_add(static_cast<uint64_t>(finished), std::memory_order_acq_rel) + static_cast<uint64_t>(finished);
+        if (seconds && all == target) ends[i] = now();
+      }
+      for (int spins = 0; done.value.load(std::memory_order_acquire) < target; spins++) relax(spins);
     }
   });
+  if (!seconds) return;
+  for (size_t i = 0; i < count; i++) {
+    const double end = std::max(ends[i], begin_time);  // 0 of a phase without tasks
+    seconds[i] = end - begin_time;
+    begin_time = end;
+  }
 }
 
 }  // namespace regnet_kernels::cpu

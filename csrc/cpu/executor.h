@@ -8,15 +8,22 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 namespace regnet_kernels::cpu {
 
 enum class Work : int { load = 0, dense = 1, grouped = 2, winograd = 3, squeeze = 4, pool = 5, store = 6 };
 
+// What the tasks of a phase do.
+struct TaskBody {
+  virtual ~TaskBody() = default;
+  virtual void run(int task, int worker) const = 0;
+};
+
 struct Phase {
   int tasks = 0;
-  std::function<void(int task, int worker)> run;
+  std::unique_ptr<TaskBody> body;
   // for the profile: the step of the network that it belongs to, what it does, and its nominal multiply-adds
   Work work = Work::load;
   int step = 0;
@@ -26,7 +33,7 @@ struct Phase {
 // Calls body(worker) for worker = 0 .. workers-1, concurrently where it can; returns when all have returned.
 using Fork = std::function<void(int workers, const std::function<void(int)>& body)>;
 
-// `seconds`, if not null: one figure a phase, from the barrier before it to the one behind it, as worker 0 sees them.
+// `seconds`, if not null: one figure a phase, from the last task of the phase before it to its own last.
 void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork, double* seconds = nullptr);
 
 }  // namespace regnet_kernels::cpu

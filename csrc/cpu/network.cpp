@@ -8,6 +8,7 @@
 #include "arena.h"
 #include "isa.h"
 #include "plan.h"
+#include "plan_cache.h"
 
 namespace regnet_kernels::cpu {
 namespace {
@@ -35,38 +36,47 @@ bool use_winograd(const Step& s, const Map& m) {
   return m.group * tiles >= 12;
 }
 
-struct Border {  // whose zeros the padded buffer holds
-  int64_t channels, h, w, padded_h, padded_w, images;
-  bool covered_by(const Border& o) const {
-    return channels == o.channels && h == o.h && w == o.w && padded_h == o.padded_h && padded_w == o.padded_w && images <= o.images;
+// Zeros of `images` images that the padded buffer holds.
+struct Zeros {
+  Border border;
+  int64_t images;
+  bool covered_by(const Zeros& o) const {
+    const Border &a = border, &b = o.border;
+    return a.h == b.h && a.w == b.w && a.padded_h == b.padded_h && a.padded_w == b.padded_w && a.pixel_bytes == b.pixel_bytes && images <= o.images;
   }
 };
 
+// What pointers of the plan are relative to: the caller's tensors, then the pieces of working memory.
+enum : Base { kX, kOut, kWeights, kParams, kFirstPiece };
+
 class Builder {
  public:
-  Builder(const TensorView& x, Type type, const void* weights, const float* params, const std::vector<Step>& steps, void* out,
-          int workers)
-      : x_(x), type_(type), weights_(static_cast<const char*>(weights)), params_(params), steps_(steps), out_(static_cast<char*>(out)),
-        plan_(kernels(), workers), pixel_(type_bytes(type)), half_out_(x.scalar == Scalar::f16) {
+  // layers: gets what was chosen for each step.
+  Builder(const TensorView& x, Type type, const std::vector<Step>& steps, const Choices& choices, Plan& plan, std::vector<LayerMade>& layers)
+      : x_(x), type_(type), steps_(steps), plan_(plan), made_(layers), pixel_(type_bytes(type)), half_out_(x.scalar == Scalar::f16) {
+    x_.data = relative_to(kX);
     int64_t h = x.h, w = x.w;
     for (const Step& s : steps) {
       Map m{h, w, s.out_side(h), s.out_side(w), 0, false, h + 2, w + 2};
-      m.group = images_per_group(x.n, m.out_h, m.out_w);
-      if (s.kind == StepKind::block && use_winograd(s, m)) {
+      const LayerKey key{static_cast<int64_t>(type), static_cast<int64_t>(s.kind), s.c_in, s.c_mid, s.c_out, s.kernel, s.stride, s.padding,
+                         s.group_width, s.se_width, s.has_projection, s.has_winograd, h, w, x.n, plan.workers};
+      const LayerChoice& choice = choices_.emplace_back(choices.of(key));
+      m.group = choice.group ? std::min(choice.group, x.n) : images_per_group(x.n, m.out_h, m.out_w);
+      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m))) {
         m.winograd = true;
         m.padded_h = (h + 3) / 4 * 4 + 2, m.padded_w = (w + 3) / 4 * 4 + 2;
       }
       if (s.kind == StepKind::head) m.group = x.n;
       maps_.push_back(m);
+      made_.push_back({key, m.group, m.winograd ? 2 : 1, {}, {}, {}});
       h = m.out_h, w = m.out_w;
     }
   }
 
-  // Runs the phases; with `profile` `repeats` times, noting each phase's time. One that is repeated reads the same inputs again.
-  void run(const Fork& fork, std::vector<PhaseTime>* profile = nullptr, int repeats = 1) {
+  // Adds all phases, and returns the bytes of each piece of working memory.
+  std::vector<size_t> build() {
     size_buffers();
-    Arena arena(arena_bytes());
-    take_buffers(arena);
+    std::vector<size_t> pieces = take_buffers();
     const size_t count = steps_.size();
     const char* current = static_cast<const char*>(x_.data);
     const bool first_conv = steps_[0].kind == StepKind::conv;
@@ -86,14 +96,7 @@ class Builder {
       i = end;
     }
     if (half_out_) add_to_half(current);
-    if (!profile) return plan_.run(fork);
-    const std::vector<Phase>& phases = plan_.phases();
-    for (const Phase& phase : phases) profile->push_back({phase.step, phase.work, phase.macs, {}});
-    std::vector<double> seconds(phases.size());
-    for (int r = 0; r < repeats; r++) {
-      plan_.run(fork, seconds.data());
-      for (size_t i = 0; i < phases.size(); i++) (*profile)[i].seconds.push_back(seconds[i]);
-    }
+    return pieces;
   }
 
  private:
@@ -115,12 +118,7 @@ class Builder {
     const Map& m = maps_.back();
     const bool head = s.kind == StepKind::head;
     const int64_t count = x_.n * (head ? (s.c_out ? s.c_out : s.c_in) : s.c_out * m.out_h * m.out_w);
-    const int64_t parts = std::clamp<int64_t>(count / 16384, 1, 4 * plan_.workers);
-    uint16_t* const to = reinterpret_cast<uint16_t*>(out_);
-    plan_.add(Work::store, parts, [=](int t, int) {
-      const int64_t begin = count * t / parts, end = count * (t + 1) / parts;
-      float_to_half(reinterpret_cast<const float*>(current) + begin, to + begin, end - begin);
-    });
+    plan_.add_to_half(reinterpret_cast<const float*>(current), reinterpret_cast<uint16_t*>(out_), count);
   }
 
   void size_buffers() {
@@ -146,7 +144,7 @@ class Builder {
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
         if (m.winograd) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width * interleave(s.group_width)));
         if (s.se_width > 0) {
-          for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images) * s.c_mid);
+          for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images, choices_[i].b) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
           gate_ = std::max(gate_, g * s.c_mid);
           scratch_ = std::max(scratch_, Plan::scratch_words(s.c_mid));
@@ -155,22 +153,23 @@ class Builder {
     }
   }
 
-  size_t arena_bytes() const {
-    return 2 * Arena::padded(whole_bytes_) + 2 * Arena::padded(local_bytes_) + Arena::padded(padded_bytes_) +
-           Arena::padded(middle_bytes_) + Arena::padded(sums_ * 4) + Arena::padded(hidden_ * 4) + Arena::padded(gate_ * 4) + Arena::padded(gate_ * 4 * plan_.workers) +
-           Arena::padded(scratch_ * 4 * plan_.workers);
-  }
-
-  void take_buffers(Arena& arena) {
-    for (char*& buffer : whole_) buffer = arena.take<char>(whole_bytes_);
-    for (char*& buffer : local_) buffer = arena.take<char>(local_bytes_);
-    padded_ = arena.take<char>(padded_bytes_);
-    middle_ = arena.take<char>(middle_bytes_);
-    sums_at_ = arena.take<float>(sums_);
-    hidden_at_ = arena.take<float>(hidden_);
-    gate_at_ = arena.take<float>(gate_);
-    pooled_at_ = arena.take<float>(gate_ * plan_.workers);
-    plan_.set_scratch(arena.take<uint32_t>(scratch_ * plan_.workers), scratch_);
+  std::vector<size_t> take_buffers() {
+    std::vector<size_t> pieces;
+    const auto take = [&](int64_t bytes) {
+      pieces.push_back(static_cast<size_t>(bytes));
+      return relative_to(kFirstPiece + static_cast<Base>(pieces.size()) - 1);
+    };
+    const auto take_floats = [&](int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
+    for (char*& buffer : whole_) buffer = take(whole_bytes_);
+    for (char*& buffer : local_) buffer = take(local_bytes_);
+    padded_ = take(padded_bytes_);
+    middle_ = take(middle_bytes_);
+    sums_at_ = take_floats(sums_);
+    hidden_at_ = take_floats(hidden_);
+    gate_at_ = take_floats(gate_);
+    pooled_at_ = take_floats(gate_ * plan_.workers);
+    plan_.set_scratch(reinterpret_cast<uint32_t*>(take(scratch_ * 4 * plan_.workers)), scratch_);
+    return pieces;
   }
 
   // Where step j writes: the caller's tensor for the last one; its input's own buffer, if its shortcut is the identity (each
@@ -188,9 +187,11 @@ class Builder {
     char* const out = output_of(j, run_in, in);
     const Step& s = steps_[j];
     plan_.set_step(static_cast<int>(j));
-    if (s.kind == StepKind::conv) add_stem(s, maps_[j], j == 0, in, out, first, images);
-    else if (s.kind == StepKind::block) add_block(s, maps_[j], in, out, first, images);
-    else add_head(s, maps_[j], in, out);
+    LayerMade made = made_[j];
+    if (s.kind == StepKind::conv) add_stem(s, maps_[j], choices_[j], made, j == 0, in, out, first, images);
+    else if (s.kind == StepKind::block) add_block(s, maps_[j], choices_[j], made, in, out, first, images);
+    else add_head(s, maps_[j], choices_[j], made, in, out);
+    if (first == 0) made_[j] = made;  // of the first, a whole group of images
     return out;
   }
 
@@ -204,14 +205,14 @@ class Builder {
     c.out_w = static_cast<int>(m.out_w);
   }
 
-  void add_stem(const Step& s, const Map& m, bool is_input, const char* in, char* out, int64_t first, int64_t images) {
+  void add_stem(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, bool is_input, const char* in, char* out, int64_t first, int64_t images) {
     TensorView view = x_;
     if (!is_input) {
       const int64_t c = s.c_in;
       view = {type_ == Type::f32 ? Scalar::f32 : Scalar::bf16, in, x_.n, c, m.in_h, m.in_w, c * m.in_w * m.in_h, 1, c * m.in_w, c};
     }
     plan_.add_load(view, is_local(in) ? 0 : first, images, s.padding, nullptr, Type::f32, padded_);
-    border_ = {};
+    zeros_ = {};
     Conv c{};
     const int64_t groups = s.c_in / s.group_width;
     set_window(c, plan_, Type::f32, padded_, m.in_h + 2 * s.padding, m.in_w + 2 * s.padding, s.c_in, groups, s.kernel, s.kernel, s.stride);
@@ -222,7 +223,7 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out / groups);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, out + offset(out, first, m.out_h * m.out_w * s.c_out * pixel_));
-    plan_.add_conv(c, images);
+    made.a = plan_.add_conv(c, images, choice.a);
   }
 
   // A 3x3 as one convolution for each run of its groups.
@@ -287,11 +288,12 @@ class Builder {
     return all;
   }
 
-  int64_t pool_slots(const Step& s, const Map& m, int64_t images) {
-    return m.winograd ? plan_.pool_slots(winograd_conv(s, m).run[0], images) : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0]);
+  int64_t pool_slots(const Step& s, const Map& m, int64_t images, const CutChoice& choice) {
+    return m.winograd ? plan_.pool_slots(winograd_conv(s, m).run[0], images, choice)
+                      : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0], choice);
   }
 
-  void add_block(const Step& s, const Map& m, const char* in, char* out, int64_t first, int64_t images) {
+  void add_block(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out, int64_t first, int64_t images) {
     const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
     const char* x = in + offset(in, first, m.in_h * m.in_w * s.c_in * pixel_);
     char* const y = out + offset(out, first, m.out_h * m.out_w * s.c_out * pixel_);
@@ -312,30 +314,23 @@ class Builder {
     a.out_h = static_cast<int>(m.in_h);
     a.out_w = static_cast<int>(m.in_w);
     // The border stays zero as long as the same shape uses the buffer.
-    const Border border{s.c_mid, m.in_h, m.in_w, m.padded_h, m.padded_w, images};
-    if (border.covered_by(border_)) {
-      plan_.add_conv(a, images);
-    } else {
-      char* const padded = padded_;
-      const int64_t pixel_bytes = s.c_mid * pixel_;
-      plan_.add_conv(a, images, static_cast<int>(images), [=](int n) {
-        zero_border(padded + n * border.padded_h * border.padded_w * pixel_bytes, border.h, border.w, border.padded_h, border.padded_w, pixel_bytes);
-      });
-      border_ = border;
-    }
+    const Zeros zeros{{padded_, m.in_h, m.in_w, m.padded_h, m.padded_w, s.c_mid * pixel_}, images};
+    const bool covered = zeros.covered_by(zeros_);
+    made.a = plan_.add_conv(a, images, choice.a, covered ? nullptr : &zeros.border);
+    if (!covered) zeros_ = zeros;
 
     if (m.winograd) {
       const WinogradConv b = winograd_conv(s, m);
-      plan_.add_winograds(b.run, b.size, images);
+      made.b = plan_.add_winograds(b.run, b.size, images, choice.b);
     } else {
       const GroupedConv b = grouped_conv(s, m, padded_, middle_);
-      plan_.add_convs(b.run, b.size, images);
+      made.b = plan_.add_convs(b.run, b.size, images, choice.b);
     }
 
     if (s.se_width > 0) {
       SqueezeExcite se{};
       se.sums = sums_at_;
-      se.slots = pool_slots(s, m, images);
+      se.slots = pool_slots(s, m, images, choice.b);
       se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
       se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
       se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;
@@ -362,10 +357,10 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, y);
-    plan_.add_conv(c, images);
+    made.c = plan_.add_conv(c, images, choice.c);
   }
 
-  void add_head(const Step& s, const Map& m, const char* in, char* out) {
+  void add_head(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out) {
     char* const means = s.c_out == 0 ? out : reinterpret_cast<char*>(gate_at_);
     plan_.add_sum_pixels(type_, in, x_.n, m.in_h * m.in_w, s.c_in, sums_at_, means);
     if (s.c_out == 0) return;
@@ -377,25 +372,27 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = Activation::none;
     set_output(c, s.c_out, Map{1, x_.n, 1, x_.n, x_.n}, type_, out);
-    plan_.add_conv(c, 1);
+    made.a = plan_.add_conv(c, 1, choice.a);
   }
 
   const uint32_t* words(int64_t element) const { return reinterpret_cast<const uint32_t*>(weights_ + element * pixel_); }
 
-  const TensorView x_;
+  TensorView x_;
   const Type type_;
-  const char* const weights_;
-  const float* const params_;
+  const char* const weights_ = relative_to(kWeights);
+  const float* const params_ = reinterpret_cast<const float*>(relative_to(kParams));
   const std::vector<Step>& steps_;
-  char* const out_;
-  Plan plan_;
+  char* const out_ = relative_to(kOut);
+  Plan& plan_;
+  std::vector<LayerMade>& made_;
+  std::vector<LayerChoice> choices_;  // of the steps
   const int64_t pixel_;  // bytes of an activation
   const bool half_out_;
   std::vector<Map> maps_;
   int64_t whole_bytes_ = 0, local_bytes_ = 0, padded_bytes_ = 0, middle_bytes_ = 0, sums_ = 0, hidden_ = 0, gate_ = 0, scratch_ = 0;
   char *whole_[2] = {}, *local_[2] = {}, *padded_ = nullptr, *middle_ = nullptr;
   float *sums_at_ = nullptr, *hidden_at_ = nullptr, *gate_at_ = nullptr, *pooled_at_ = nullptr;
-  Border border_{};
+  Zeros zeros_{};
 };
 
 }  // namespace
@@ -416,16 +413,53 @@ Shape network_output(const std::vector<Step>& steps, int64_t c, int64_t h, int64
   return {c, h, w, false};
 }
 
-void run_network(const TensorView& x, Type type, const void* weights, const float* params, const std::vector<Step>& steps, void* out,
-                 int workers, const Fork& fork) {
-  if (x.n == 0) return;
-  Builder(x, type, weights, params, steps, out, workers).run(fork);
+NetworkCall::NetworkCall(const TensorView& x, Type type, const PackedProgram& program, int workers)
+    : x_(x.data) {
+  std::shared_ptr<const Choices> choices;
+  plan_ = take_plan(x, type, program, workers, choices);
+  if (plan_) return;
+  const std::vector<Step> steps = parse_program(program.ints, program.length, type, program.weights_count, program.params_count);
+  const PlanKey key{x, type, workers, program.weights_count, program.params_count, {program.ints, program.ints + program.length}};
+  plan_.reset(new NetworkPlan{key, network_output(steps, x.c, x.h, x.w), Plan(kernels(), workers), choices, {}, {}});
+  if (x.n > 0) plan_->pieces = Builder(x, type, steps, *choices, plan_->plan, plan_->layers).build();
 }
 
-std::vector<PhaseTime> profile_network(const TensorView& x, Type type, const void* weights, const float* params,
-                                       const std::vector<Step>& steps, void* out, int workers, const Fork& fork, int repeats) {
+NetworkCall::~NetworkCall() { keep_plan(std::move(plan_)); }
+
+const Shape& NetworkCall::output() const { return plan_->output; }
+const std::vector<LayerMade>& NetworkCall::layers() const { return plan_->layers; }
+
+template <class Body>
+void NetworkCall::with_bound_plan(const void* weights, const float* params, void* out, const Body& body) {
+  size_t bytes = 0;
+  for (const size_t piece : plan_->pieces) bytes += Arena::padded(piece);
+  if (bytes == 0) return;  // no images
+  Arena arena(bytes);
+  char* bases[kMaxBases];
+  bases[kX] = static_cast<char*>(const_cast<void*>(x_));  // which is only read
+  bases[kOut] = static_cast<char*>(out);
+  bases[kWeights] = static_cast<char*>(const_cast<void*>(weights));
+  bases[kParams] = reinterpret_cast<char*>(const_cast<float*>(params));
+  int count = kFirstPiece;
+  for (const size_t piece : plan_->pieces) bases[count++] = arena.take<char>(piece);
+  plan_->plan.bind(bases, count);
+  body(plan_->plan);
+}
+
+void NetworkCall::run(const void* weights, const float* params, void* out, const Fork& fork) {
+  with_bound_plan(weights, params, out, [&](Plan& plan) { plan.run(fork); });
+}
+
+std::vector<PhaseTime> NetworkCall::profile(const void* weights, const float* params, void* out, const Fork& fork, int repeats) {
   std::vector<PhaseTime> times;
-  if (x.n > 0) Builder(x, type, weights, params, steps, out, workers).run(fork, &times, repeats);
+  with_bound_plan(weights, params, out, [&](Plan& plan) {
+    for (const Phase& phase : plan.phases()) times.push_back({phase.step, phase.work, phase.macs, {}});
+    std::vector<double> seconds(times.size());
+    for (int r = 0; r < repeats; r++) {
+      plan.run(fork, seconds.data());
+      for (size_t i = 0; i < times.size(); i++) times[i].seconds.push_back(seconds[i]);
+    }
+  });
   return times;
 }
 

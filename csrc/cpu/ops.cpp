@@ -16,14 +16,6 @@ Type compute_type(const ConvArgs& a) {
   return a.x.scalar == Scalar::bf16 && a.weight.i % 2 == 0 ? Type::bf16 : Type::f32;
 }
 
-void add_to_half(Plan& plan, const float* from, uint16_t* to, int64_t total) {
-  const int64_t parts = std::clamp<int64_t>(total / 16384, 1, 4 * plan.workers);
-  plan.add(Work::load, parts, [=](int t, int) {
-    const int64_t begin = total * t / parts, end = total * (t + 1) / parts;
-    float_to_half(from + begin, to + begin, end - begin);
-  });
-}
-
 }  // namespace
 
 void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
@@ -97,7 +89,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
         for (int64_t o = 0; o < out_channels; o++) sums[o] += c.pool[(n * slots + s) * out_channels + o];
     });
   }
-  if (half) add_to_half(plan, y, static_cast<uint16_t*>(a.out), out_count);
+  if (half) plan.add_to_half(y, static_cast<uint16_t*>(a.out), out_count);
   plan.run(fork);
 }
 
@@ -163,7 +155,7 @@ void run_squeeze_excite(const TensorView& x, const SeWeights& w, void* out, int 
     const int64_t at = (n * pixels + begin) * channels * bytes;
     k->scale_pixels(type, in + at, gate + n * channels, y + at, end - begin, channels);
   });
-  if (half) add_to_half(plan, reinterpret_cast<const float*>(loaded), static_cast<uint16_t*>(out), count);
+  if (half) plan.add_to_half(reinterpret_cast<const float*>(loaded), static_cast<uint16_t*>(out), count);
   plan.run(fork);
 }
 

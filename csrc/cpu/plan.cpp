@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace regnet_kernels::cpu {
 namespace {
@@ -20,16 +21,26 @@ struct Cut {
   int64_t blocks, splits;
 };
 
+// Panels that stay in one task: whole groups where these are narrow, else the widest tile.
+int64_t unit_panels(const Conv& c, const Kernels& k) {
+  const bool narrow = (c.groups > 1 || c.words > 1) && c.panels_per_group() <= 7;
+  return narrow ? c.panels_per_group() : k.preferred_panels;
+}
+
 // Groups share neither weights nor inputs, so a grouped convolution is cut along them first; a dense one along the pixels,
 // since each run of pixels streams all weights, and only then along the panels.
-Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k) {
+Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k, const CutChoice& choice) {
   const int64_t pixel_words = c.steps * c.words * (c.taps > 1 ? 3 : 1) + c.steps2;  // fresh words that an output pixel brings into the cache
   const int64_t panels = c.panels();
   const int64_t macs = pixels * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   int64_t block = std::clamp<int64_t>(kInputWords / pixel_words, 2 * k.pixel_tile, kMaxTaskPixels);
   int64_t blocks = divide_up(pixels, block), splits = 1;
-  const int64_t units = divide_up(panels, k.preferred_panels);
+  const int64_t units = divide_up(panels, unit_panels(c, k));
+  if (choice.block > 0) {
+    block = std::clamp<int64_t>(choice.block, k.pixel_tile, kMaxTaskPixels);
+    return {divide_up(pixels, block), std::clamp<int64_t>(choice.splits, 1, units)};
+  }
   if (c.groups > 1 || c.words > 1) {
     splits = std::min(divide_up(want, blocks), units);
   } else if (blocks < want) {
@@ -47,14 +58,18 @@ struct WinogradCut {
   int64_t rounds, blocks, splits;
 };
 
-int64_t winograd_blocks(const Winograd& w, int64_t tiles) { return divide_up(tiles, 4 * winograd_block(w.lanes())); }
+int64_t winograd_task(const Winograd& w, const CutChoice& choice) { return choice.block ? choice.block : 4 * winograd_block(w.lanes()); }
 
-WinogradCut cut_winograd(const Winograd& w, int64_t images, int workers) {
-  const int64_t area = (int64_t)w.tiles_h * w.tiles_w;
-  WinogradCut cut{1, winograd_blocks(w, images * area), 1};
+WinogradCut cut_winograd(const Winograd& w, int64_t images, int workers, const CutChoice& choice) {
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, block = winograd_task(w, choice);
+  WinogradCut cut{1, divide_up(images * area, block), 1};
   if (w.pool) {  // each image's sums apart: several whole images a task, or parts of one
-    cut.blocks = winograd_blocks(w, area);
-    cut.rounds = cut.blocks > 1 ? images : divide_up(images, std::max<int64_t>(1, 4 * winograd_block(w.lanes()) / area));
+    cut.blocks = divide_up(area, block);
+    cut.rounds = cut.blocks > 1 ? images : divide_up(images, std::max<int64_t>(1, block / area));
+  }
+  if (choice.block) {
+    cut.splits = std::clamp<int64_t>(choice.splits, 1, w.groups);
+    return cut;
   }
   const int64_t macs = images * area * 36 * w.groups * w.group_width * w.lanes();
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
@@ -70,42 +85,28 @@ WinogradCut cut_winograd(const Winograd& w, int64_t images, int workers) {
   return cut;
 }
 
-}  // namespace
+// The tasks of the phases. `pointers` shows a visitor each pointer that may be relative to a base.
 
-int64_t Plan::pool_slots(const Conv& c) const {
-  return cut_conv(c, (int64_t)c.out_h * c.out_w, workers, k).blocks;
-}
-
-void Plan::add_convs(const Conv* convs, int count, int64_t images, int extra, std::function<void(int)> extra_run) {
+template <int most>
+struct ConvTasks {
   struct Part {
     Conv c;
     Cut cut;
     int tasks;
   };
-  struct Parts {
-    Part part[kMostRuns];
-  } parts{};
-  int tasks = 0;
-  double macs = 0;
-  const int64_t area = (int64_t)convs[0].out_h * convs[0].out_w, rounds = convs[0].pool ? images : 1;
-  const int64_t pixels = convs[0].pool ? area : images * area;
-  for (int i = 0; i < count; i++) {
-    const Conv& c = convs[i];
-    Part& part = parts.part[i];
-    part.c = c;
-    part.cut = cut_conv(c, pixels, workers, k);
-    if (i) part.cut.blocks = parts.part[0].cut.blocks;  // whose sums have slots
-    part.tasks = static_cast<int>(rounds * part.cut.blocks * part.cut.splits);
-    tasks += part.tasks;
-    macs += static_cast<double>(images * area) * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
-  }
-  const Kernels* kernels = &k;
-  uint32_t* const scratch = scratch_;
-  const int64_t each = scratch_each_;
-  const Work work = convs[0].taps > 1 && (convs[0].groups > 1 || convs[0].words > 1) ? Work::grouped : Work::dense;
-  add(work, tasks + extra, [=, extra_run = std::move(extra_run)](int t, int worker) {
-    if (t >= tasks) return extra_run(t - tasks);
-    const Part* part = parts.part;
+  Part parts[most];
+  int count, tasks;
+  int64_t area, pixels, each;
+  const Kernels* kernels;
+  uint32_t* scratch;
+  Border border;
+
+  void operator()(int t, int worker) const {
+    if (t >= tasks) {
+      char* const image = border.images + (t - tasks) * border.padded_h * border.padded_w * border.pixel_bytes;
+      return zero_border(image, border.h, border.w, border.padded_h, border.padded_w, border.pixel_bytes);
+    }
+    const Part* part = parts;
     for (; t >= part->tasks; part++) t -= part->tasks;
     const Cut cut = part->cut;
     // panels innermost: the tasks of one worker share their pixels
@@ -113,50 +114,38 @@ void Plan::add_convs(const Conv* convs, int count, int64_t images, int extra, st
     ConvTask task;
     task.pixel0 = round * area + pixels * block / cut.blocks;
     task.pixel1 = round * area + pixels * (block + 1) / cut.blocks;
-    // cut the panels on multiples of the widest tile, so that no task is left with a narrow one
-    const int64_t panels = part->c.panels(), unit = kernels->preferred_panels, units = divide_up(panels, unit);
+    // cut on multiples of a unit, so that no task is left with a narrow tile
+    const int64_t panels = part->c.panels(), unit = unit_panels(part->c, *kernels), units = divide_up(panels, unit);
     task.panel0 = static_cast<int>(std::min(panels, units * split / cut.splits * unit));
     task.panel1 = static_cast<int>(std::min(panels, units * (split + 1) / cut.splits * unit));
     task.pool_slot = round * cut.blocks + block;
     kernels->conv(part->c, task, scratch + worker * each);
-  }, macs);
-}
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) {
+    for (int i = 0; i < count; i++) {
+      Conv& c = parts[i].c;
+      visit(c.x), visit(c.x2), visit(c.w), visit(c.bias), visit(c.y), visit(c.residual), visit(c.gate), visit(c.pool);
+    }
+    visit(scratch), visit(border.images);
+  }
+};
 
-void Plan::add_conv(const Conv& c, int64_t images, int extra, std::function<void(int)> extra_run) {
-  add_convs(&c, 1, images, extra, std::move(extra_run));
-}
-
-int64_t Plan::pool_slots(Winograd w, int64_t images) const {
-  float anywhere;
-  w.pool = &anywhere;  // where it will be is not known yet
-  return cut_winograd(w, images, workers).blocks;
-}
-
-void Plan::add_winograds(const Winograd* runs, int count, int64_t images) {
+struct WinogradTasks {
   struct Part {
     Winograd w;
     int64_t splits;
     int tasks;
   };
-  struct Parts {
-    Part part[kMostRuns];
-  } parts{};
-  int tasks = 0;
-  double macs = 0;
-  const int64_t area = (int64_t)runs[0].tiles_h * runs[0].tiles_w;
-  const WinogradCut cut = cut_winograd(runs[0], images, workers);
-  for (int i = 0; i < count; i++) {
-    const Winograd& w = runs[i];
-    const int64_t splits = i ? 1 : cut.splits;  // the others are left-over groups
-    parts.part[i] = {w, splits, static_cast<int>(cut.rounds * cut.blocks * splits)};
-    tasks += parts.part[i].tasks;
-    macs += 9.0 * static_cast<double>(images * w.out_h * w.out_w * w.groups) * w.group_width * w.lanes();
-  }
-  const Kernels* kernels = &k;
-  uint32_t* const scratch = scratch_;
-  const int64_t each = scratch_each_;
-  add(Work::winograd, tasks, [=](int t, int worker) {
-    const Part* part = parts.part;
+  Part parts[kMostRuns];
+  int count;
+  WinogradCut cut;
+  int64_t area, images, each;
+  const Kernels* kernels;
+  uint32_t* scratch;
+
+  void operator()(int t, int worker) const {
+    const Part* part = parts;
     for (; t >= part->tasks; part++) t -= part->tasks;
     const int64_t block = t % cut.blocks, round = t / cut.blocks % cut.rounds, split = t / cut.blocks / cut.rounds;
     const int64_t first = images * round / cut.rounds, tiles = (images * (round + 1) / cut.rounds - first) * area;
@@ -167,42 +156,173 @@ void Plan::add_winograds(const Winograd* runs, int count, int64_t images) {
     task.group1 = static_cast<int>(part->w.groups * (split + 1) / part->splits);
     task.pool_slot = first * cut.blocks + block;
     kernels->winograd(part->w, task, reinterpret_cast<float*>(scratch + worker * each));
-  }, macs);
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) {
+    for (int i = 0; i < count; i++) {
+      Winograd& w = parts[i].w;
+      visit(w.x), visit(w.u), visit(w.bias), visit(w.y), visit(w.pool);
+    }
+    visit(scratch);
+  }
+};
+
+struct SqueezeTasks {
+  SqueezeExcite s;
+  int tasks;
+  bool second;
+  const Kernels* kernels;
+
+  void operator()(int t, int) const {
+    if (second) {
+      const int units = static_cast<int>(divide_up(s.channels, 16));
+      return kernels->se_fc2(s, units * t / tasks * 16, std::min(s.channels, units * (t + 1) / tasks * 16));
+    }
+    kernels->se_reduce_fc1(s, s.squeeze * t / tasks, s.squeeze * (t + 1) / tasks, s.pooled + (int64_t)t * s.images * s.channels);
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) {
+    visit(s.sums), visit(s.w1), visit(s.b1), visit(s.w2t), visit(s.b2), visit(s.hidden), visit(s.gate), visit(s.pooled);
+  }
+};
+
+struct LoadTasks {
+  TensorView x;
+  int64_t first, parts, pad;
+  const float* gate;
+  Type type;
+  char* out;
+
+  void operator()(int t, int) const {
+    const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type), n = t / parts, part = t % parts;
+    load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
+              out + n * rows * row_bytes);
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) { visit(x.data), visit(gate), visit(out); }
+};
+
+struct SumTasks {
+  Type type;
+  const char* x;
+  int64_t pixels, channels;
+  float* sums;
+  char* means;
+  const Kernels* kernels;
+
+  void operator()(int n, int) const {
+    kernels->sum_pixels(type, x + n * pixels * channels * type_bytes(type), pixels, channels, sums + n * channels);
+    if (means)
+      kernels->store_scaled(type, sums + n * channels, 1.0f / static_cast<float>(pixels), means + n * channels * type_bytes(type), channels);
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) { visit(x), visit(sums), visit(means); }
+};
+
+struct HalfTasks {
+  const float* from;
+  uint16_t* to;
+  int64_t count, parts;
+
+  void operator()(int t, int) const {
+    const int64_t begin = count * t / parts, end = count * (t + 1) / parts;
+    float_to_half(from + begin, to + begin, end - begin);
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) { visit(from), visit(to); }
+};
+
+}  // namespace
+
+void Plan::bind(char* const* bases, int count) {
+  for (int b = 0; b < count; b++) {
+    if (bound_[b] == bases[b]) continue;
+    bound_[b] = bases[b];
+    for (const Slot& slot : slots_[b]) {
+      char* const pointer = bases[b] + slot.offset;
+      std::memcpy(slot.at, &pointer, sizeof pointer);
+    }
+  }
+}
+
+int64_t Plan::pool_slots(const Conv& c, const CutChoice& choice) const {
+  return cut_conv(c, (int64_t)c.out_h * c.out_w, workers, k, choice).blocks;
+}
+
+template <int most>
+CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border) {
+  const Conv& first = convs[0];
+  const int64_t area = (int64_t)first.out_h * first.out_w, rounds = first.pool ? images : 1, pixels = first.pool ? area : images * area;
+  ConvTasks<most> all{{}, count, 0, area, pixels, scratch_each_, &k, scratch_, border ? *border : Border{}};
+  double macs = 0;
+  for (int i = 0; i < std::min(count, most); i++) {
+    const Conv& c = convs[i];
+    auto& part = all.parts[i];
+    part.c = c;
+    part.cut = cut_conv(c, pixels, workers, k, choice);
+    if (i) part.cut.blocks = all.parts[0].cut.blocks;  // whose sums have slots
+    part.tasks = static_cast<int>(rounds * part.cut.blocks * part.cut.splits);
+    all.tasks += part.tasks;
+    macs += static_cast<double>(images * area) * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
+  }
+  const Cut& cut = all.parts[0].cut;
+  const CutMade made{divide_up(pixels, cut.blocks), cut.splits, pixels, divide_up(first.panels(), unit_panels(first, k))};
+  add(first.taps > 1 && (first.groups > 1 || first.words > 1) ? Work::grouped : Work::dense, all.tasks + (border ? images : 0), all, macs);
+  return made;
+}
+
+CutMade Plan::add_conv(const Conv& c, int64_t images, const CutChoice& choice, const Border* border) {
+  return add_conv_tasks<1>(&c, 1, images, choice, border);
+}
+
+CutMade Plan::add_convs(const Conv* convs, int count, int64_t images, const CutChoice& choice) {
+  return add_conv_tasks<kMostRuns>(convs, count, images, choice, nullptr);
+}
+
+int64_t Plan::pool_slots(Winograd w, int64_t images, const CutChoice& choice) const {
+  float anywhere;
+  w.pool = &anywhere;  // where it will be is not known yet
+  return cut_winograd(w, images, workers, choice).blocks;
+}
+
+CutMade Plan::add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice) {
+  const int64_t area = (int64_t)runs[0].tiles_h * runs[0].tiles_w;
+  const WinogradCut cut = cut_winograd(runs[0], images, workers, choice);
+  WinogradTasks all{{}, count, cut, area, images, scratch_each_, &k, scratch_};
+  int64_t tasks = 0;
+  double macs = 0;
+  for (int i = 0; i < count; i++) {
+    const Winograd& w = runs[i];
+    const int64_t splits = i ? 1 : cut.splits;  // the others are left-over groups
+    all.parts[i] = {w, splits, static_cast<int>(cut.rounds * cut.blocks * splits)};
+    tasks += all.parts[i].tasks;
+    macs += 9.0 * static_cast<double>(images * w.out_h * w.out_w * w.groups) * w.group_width * w.lanes();
+  }
+  add(Work::winograd, tasks, all, macs);
+  return {divide_up(images * area, cut.rounds * cut.blocks), cut.splits, images * area, runs[0].groups};
 }
 
 void Plan::add_squeeze_excite(const SqueezeExcite& s) {
-  const Kernels* kernels = &k;
   const int64_t work = (int64_t)s.images * s.channels * (s.squeeze + s.slots);
   const int tasks = static_cast<int>(std::clamp<int64_t>(work / 8192, 1, std::min<int64_t>(workers, s.squeeze)));
-  const int64_t each = (int64_t)s.images * s.channels;
-  add(Work::squeeze, tasks, [=](int t, int) {
-    kernels->se_reduce_fc1(s, s.squeeze * t / tasks, s.squeeze * (t + 1) / tasks, s.pooled + t * each);
-  });
-  const int units = static_cast<int>(divide_up(s.channels, 16));
-  const int parts = std::min(tasks, units);
-  add(Work::squeeze, parts, [=](int t, int) {
-    kernels->se_fc2(s, units * t / parts * 16, std::min(s.channels, units * (t + 1) / parts * 16));
-  });
+  add(Work::squeeze, tasks, SqueezeTasks{s, tasks, false, &k});
+  const int parts = std::min(tasks, static_cast<int>(divide_up(s.channels, 16)));
+  add(Work::squeeze, parts, SqueezeTasks{s, parts, true, &k});
 }
 
 void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out) {
   const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
   const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
-  add(Work::load, images * parts, [=](int t, int) {
-    const int64_t n = t / parts, part = t % parts;
-    load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
-              static_cast<char*>(out) + n * rows * row_bytes);
-  });
+  add(Work::load, images * parts, LoadTasks{x, first, parts, pad, gate, type, static_cast<char*>(out)});
 }
 
 void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means) {
-  const Kernels* kernels = &k;
-  add(Work::pool, images, [=](int n, int) {
-    kernels->sum_pixels(type, static_cast<const char*>(x) + n * pixels * channels * type_bytes(type), pixels, channels, sums + n * channels);
-    if (means)
-      kernels->store_scaled(type, sums + n * channels, 1.0f / static_cast<float>(pixels),
-                            static_cast<char*>(means) + n * channels * type_bytes(type), channels);
-  });
+  add(Work::pool, images, SumTasks{type, static_cast<const char*>(x), pixels, channels, sums, static_cast<char*>(means), &k});
+}
+
+void Plan::add_to_half(const float* from, uint16_t* to, int64_t count) {
+  const int64_t parts = std::clamp<int64_t>(count / 16384, 1, 4 * workers);
+  add(Work::store, parts, HalfTasks{from, to, count, parts});
 }
 
 const int64_t* Plan::keep(std::vector<int64_t> taps) {

@@ -2,14 +2,28 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "arena.h"
+#include "choices.h"
 #include "executor.h"
 #include "kernels.h"
 #include "tensor_view.h"
 
 namespace regnet_kernels::cpu {
+
+// A place from which pointers of a plan count that is kept for later calls: the phases are added with addresses `relative_to` it, and
+// `bind` tells before each call where the places are this time.
+using Base = int;
+inline constexpr int kMaxBases = 32;
+inline constexpr int kBaseShift = 56;  // no address of a process is that large
+inline char* relative_to(Base base) { return reinterpret_cast<char*>(static_cast<uintptr_t>(base + 1) << kBaseShift); }
+
+struct Border {  // of NHWC images whose interior, h x w, begins at pixel (1, 1)
+  char* images;
+  int64_t h, w, padded_h, padded_w, pixel_bytes;
+};
 
 class Plan {
  public:
@@ -20,15 +34,15 @@ class Plan {
   void set_scratch(uint32_t* base, int64_t words_each) { scratch_ = base, scratch_each_ = words_each; }
 
   // Adds a phase that computes `images` images of c. Where c.pool is set, it must hold images * pool_slots(...) * channels.
-  // `extra` tasks (run with indices 0 .. extra-1) join the phase.
-  void add_conv(const Conv& c, int64_t images, int extra = 0, std::function<void(int)> extra_run = {});
-  int64_t pool_slots(const Conv& c) const;
+  // With a border, zeroing those of `images` images joins the phase as further tasks.
+  CutMade add_conv(const Conv& c, int64_t images, const CutChoice& choice = {}, const Border* border = nullptr);
+  int64_t pool_slots(const Conv& c, const CutChoice& choice = {}) const;
   // One phase of several convolutions of the same pixels, at most kMostRuns. Where sums are wanted, they have the slots of the first.
-  void add_convs(const Conv* convs, int count, int64_t images, int extra = 0, std::function<void(int)> extra_run = {});
+  CutMade add_convs(const Conv* convs, int count, int64_t images, const CutChoice& choice = {});
 
   // The same for Winograd convolutions; scratch: winograd_scratch_words(lanes) words for each worker.
-  void add_winograds(const Winograd* runs, int count, int64_t images);
-  int64_t pool_slots(Winograd w, int64_t images) const;
+  CutMade add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {});
+  int64_t pool_slots(Winograd w, int64_t images, const CutChoice& choice = {}) const;
 
   // hidden and gate of `images` images: two phases. `pooled` holds workers * images * channels.
   void add_squeeze_excite(const SqueezeExcite& s);
@@ -39,12 +53,27 @@ class Plan {
   // Sums over the pixels of each image, and their scaled, rounded means if `means` is not null.
   void add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means);
 
-  void add(Work work, int64_t tasks, std::function<void(int, int)> run, double macs = 0) {
-    phases_.push_back({static_cast<int>(tasks), std::move(run), work, step_, macs});
+  void add_to_half(const float* from, uint16_t* to, int64_t count);
+
+  // Adds a phase of run(task, worker). Where it has a member `pointers(visit)`, those that are relative to a base can be bound.
+  template <class Run>
+  void add(Work work, int64_t tasks, Run run, double macs = 0) {
+    struct Body : TaskBody {
+      explicit Body(Run r) : it(std::move(r)) {}
+      void run(int task, int worker) const override { it(task, worker); }
+      Run it;
+    };
+    auto body = std::make_unique<Body>(std::move(run));
+    const auto note = [this](auto& pointer) { note_pointer(&pointer, reinterpret_cast<uintptr_t>(pointer)); };
+    if constexpr (requires { body->it.pointers(note); }) body->it.pointers(note);
+    phases_.push_back({static_cast<int>(tasks), std::move(body), work, step_, macs});
   }
   void set_step(int step) { step_ = step; }  // of the phases that are added from here on
   void run(const Fork& fork, double* seconds = nullptr) { run_phases(phases_, workers, fork, seconds); }
   const std::vector<Phase>& phases() const { return phases_; }
+
+  // Sets all pointers that were added relative to a base; bases[b] is where base b is now. Not while the plan runs.
+  void bind(char* const* bases, int count);
 
   // Tap offsets that outlive the plan's phases.
   const int64_t* keep(std::vector<int64_t> taps);
@@ -53,7 +82,19 @@ class Plan {
   const int workers;
 
  private:
+  template <int most>
+  CutMade add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border);
+  void note_pointer(void* at, uintptr_t address) {
+    if (const uintptr_t base = address >> kBaseShift) slots_[base - 1].push_back({at, static_cast<int64_t>(address - (base << kBaseShift))});
+  }
+
+  struct Slot {
+    void* at;  // a pointer in a phase
+    int64_t offset;
+  };
   std::vector<Phase> phases_;
+  std::vector<Slot> slots_[kMaxBases];
+  char* bound_[kMaxBases] = {};
   int step_ = 0;
   std::vector<std::unique_ptr<std::vector<int64_t>>> kept_;
   uint32_t* scratch_ = nullptr;

@@ -49,8 +49,8 @@ struct Rows {
 
 // x (N, H, W, C), weight (C, 3, 3, group_width), bias (C), y (N, Ho, Wo, C), sums (N, tiles_down * tiles_across, C) if pooled. All
 // 16-byte aligned, N > 0. Grid: plan.slices * blocks; kWgmmaThreads threads; plan.shared_bytes. blocks: of a slice, at most plan.spatial.
-template <class Number, int TILES, bool LOADS>
-__global__ void __launch_bounds__(kWgmmaThreads, 2)
+template <class Number, int TILES, bool RELU, bool POOL>
+__global__ void __launch_bounds__(kWgmmaThreads, TILES > 4 ? 2 : 3)
     gconv3x3_wgmma(const uint16_t* __restrict__ x, const uint16_t* __restrict__ weight, const float* __restrict__ bias,
                    uint16_t* __restrict__ y, float* __restrict__ sums, const WgmmaPlan plan, const int blocks) {
   constexpr int kColumns = TILES * 8;
@@ -94,13 +94,14 @@ __global__ void __launch_bounds__(kWgmmaThreads, 2)
     const device::Shared halo = halos + stage * plan.halo_bytes;
     const int more_pixels = kWgmmaThreads / units, more_units = kWgmmaThreads % units;
     int pixel = thread / units, unit = thread % units;
-#pragma unroll 2
+#pragma unroll 4
     while (pixel < pixels) {
       const int place = device::load_shared_int(table + pixel * 8), where = device::load_shared_int(table + pixel * 8 + 4);
       const int image = first_image + (where >> 20), line = first_line + (where >> 10 & 1023), column = first_column + (where & 1023);
       const bool valid = image < conv.images && line >= 0 && line < conv.height && column >= 0 && column < conv.width;
-      const size_t from = (static_cast<size_t>(image) * conv.height + line) * conv.width + column;
-      device::copy_async(halo + (unit * plan.plane + place) * 16, valid ? x + from * conv.channels + first_channel + unit * 8 : x, valid);
+      const int from = valid ? (image * conv.height + line) * conv.width + column : 0;  // fewer than 2^31 pixels
+      device::copy_async(halo + (unit * plan.plane + place) * 16, x + static_cast<int64_t>(from) * conv.channels + first_channel + unit * 8,
+                         valid);
       pixel += more_pixels;
       unit += more_units;
       if (unit >= units) {
@@ -149,34 +150,13 @@ __global__ void __launch_bounds__(kWgmmaThreads, 2)
       for (int image = 0; image < plan.tile.images; ++image) {
         float pool[TILES][2] = {};
 #pragma unroll 1
-        for (int at = 0; at < plan.rows_down * plan.rows_across; ++at, ++item) {
-          if (item % 2 != warpgroup) continue;
-          const int down = at / plan.rows_across * 8, across = at % plan.rows_across * 8;
-          Rows<Number, TILES> rows = {};
-          const uint32_t start = halo + group * plan.units * plan.plane + image * plan.image_places + down * pitch + across;
-          const uint32_t columns = (weights / 16 + group * plan.steps * 2 * kColumns) | kColumns << 16;
-          if constexpr (LOADS) {
-            // The lane's row of a step's four matrices: lines 2 w and 2 w + 1 of the first unit, then of the second.
-            const device::Shared from = (start + (warp % 4 * 2 + lane / 8 % 2) * pitch + lane % 8) * 16;
-            const auto fetch = [&](uint32_t (&a)[4], int step) {
-              const uint32_t at = plan.step[step];
-              device::load_matrices(a, from + ((at & 0xFFFF) + (lane < 16 ? 0 : at >> 16)) * 16);
-            };
-            uint32_t a[kLoadedSteps][4];
-            fetch(a[0], 0);
+        for (int down = 0; down < plan.tile.height; down += 8) {
 #pragma unroll 1
-            for (int step = 0; step < plan.steps; step += kLoadedSteps) {
-#pragma unroll
-              for (int i = 0; i < kLoadedSteps; ++i) {
-                device::begin_products(rows.sum);
-                device::multiply_rows(Number{}, rows.sum, a[i], device::describe(columns + (step + i) * 2 * kColumns, 8), step + i);
-                device::commit_products();
-                device::wait_products<kLoadedSteps - 2>();  // the product that has what is fetched next
-                fetch(a[(i + 1) % kLoadedSteps], min(step + i + 1, plan.steps - 1));
-              }
-            }
-            device::end_products(rows.sum);
-          } else {
+          for (int across = 0; across < plan.tile.width; across += 8, ++item) {
+            if (item % 2 != warpgroup) continue;
+            Rows<Number, TILES> rows = {};
+            const uint32_t start = halo + group * plan.units * plan.plane + image * plan.image_places + down * pitch + across;
+            const uint32_t columns = (weights / 16 + group * plan.steps * 2 * kColumns) | kColumns << 16;
             device::begin_products(rows.sum);
 #pragma unroll 1
             for (int step = 0; step < plan.steps; ++step) {
@@ -184,26 +164,33 @@ __global__ void __launch_bounds__(kWgmmaThreads, 2)
                                     device::describe(columns + step * 2 * kColumns, 8), step);
             }
             device::end_products(rows.sum);
-          }
-          const int column = first_column + across + lane / 4;
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int line = first_line + down + warp % 4 * 2 + half;
-            const bool valid = line < last_line && column < last_column && first_image + image < conv.images;
 #pragma unroll
             for (int i = 0; i < TILES; ++i) {
 #pragma unroll
-              for (int j = 0; j < 2; ++j) {
-                rows.sum[i][half * 2 + j] = activate(rows.sum[i][half * 2 + j] + (j ? high[i] : low[i]), conv.activation);
-                if (valid) pool[i][j] += rows.sum[i][half * 2 + j];
+              for (int j = 0; j < 4; ++j) {
+                const float sum = rows.sum[i][j] + (j % 2 ? high[i] : low[i]);
+                rows.sum[i][j] = RELU ? device::relu(sum) : activate(sum, conv.activation);
               }
             }
-            if (!valid) continue;
-            const size_t pixel = (static_cast<size_t>(first_image + image) * plan.out_height + line) * plan.out_width + column;
-            rows.store_line(y + pixel * conv.channels + channel, half, outputs, lane);
+            const int column = first_column + across + lane / 4;
+            int line = first_line + down + warp % 4 * 2;
+            int pixel = ((first_image + image) * plan.out_height + line) * plan.out_width + column;
+            const bool inside = column < last_column && first_image + image < conv.images;
+#pragma unroll
+            for (int half = 0; half < 2; ++half, ++line, pixel += plan.out_width) {
+              if (!inside || line >= last_line) continue;
+              if constexpr (POOL) {
+#pragma unroll
+                for (int i = 0; i < TILES; ++i) {
+                  pool[i][0] += rows.sum[i][half * 2];
+                  pool[i][1] += rows.sum[i][half * 2 + 1];
+                }
+              }
+              rows.store_line(y + static_cast<int64_t>(pixel) * conv.channels + channel, half, outputs, lane);
+            }
           }
         }
-        if (!conv.pool) continue;
+        if constexpr (!POOL) continue;
 #pragma unroll
         for (int i = 0; i < TILES; ++i) {
 #pragma unroll
@@ -220,7 +207,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 2)
     }
     device::barrier();  // all have multiplied; the warps' sums are there
     if (plan.tile.stages == 1 && more) load(tile + blocks, 0);
-    if (!conv.pool) continue;
+    if constexpr (!POOL) continue;
     for (int i = thread; i < plan.tile.images * groups * kColumns; i += kWgmmaThreads) {
       const int channel = i % kColumns, group = i / kColumns % groups, image = i / kColumns / groups;
       if (channel >= outputs || first_image + image >= conv.images) continue;

@@ -15,7 +15,10 @@ cudaError_t launch_gconv3x3_wgmma_of(const WgmmaPlan& plan, const void* x, const
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
   return with_tiles(plan.tiles, [&](auto tiles) {
-    const auto kernel = plan.tile.loads ? &gconv3x3_wgmma<Number, tiles(), true> : &gconv3x3_wgmma<Number, tiles(), false>;
+    const bool relu = plan.conv.activation == kRelu;
+    const auto kernel = plan.conv.pool ? relu ? &gconv3x3_wgmma<Number, tiles(), true, true> : &gconv3x3_wgmma<Number, tiles(), false, true>
+                        : relu         ? &gconv3x3_wgmma<Number, tiles(), true, false>
+                                       : &gconv3x3_wgmma<Number, tiles(), false, false>;
     int together = 0;
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kWgmmaShared);
     if (error == cudaSuccess) {

@@ -8,14 +8,12 @@ namespace regnet_kernels {
 
 constexpr int kWgmmaThreads = 256;      // two warpgroups
 constexpr int kWgmmaShared = 232448;    // bytes a block may have on compute capability 9.0
-constexpr int kLoadedSteps = 4;         // whose pixels are in registers at once
 constexpr int kMostSteps = 96;          // products of 16 inputs: groups up to 168 wide
 
 // Output pixels of a block; images > 1 only where height and width are those of the map. groups: of a block, 1 where a group's outputs
 // are in several parts; stages: 2 to copy the next tile's halo while this one is multiplied.
-// loads: 1 to fetch the pixels into registers for the products, 0 to have them read shared memory.
 struct WgmmaTile {
-  int height, width, images, groups, stages, loads;
+  int height, width, images, groups, stages;
 };
 
 struct WgmmaPlan {
@@ -75,7 +73,6 @@ inline bool plan_wgmma(WgmmaPlan& plan, const GroupedConv& conv, const WgmmaTile
   plan.plane = plan.image_places * tile.images + 8;  // the last columns of 8 may reach beyond the last line
   plan.plane += (9 - plan.plane % 8) % 8;            // neighbouring units of a pixel in different banks
   plan.steps = ceil_div(9 * plan.units, 2);
-  if (tile.loads) plan.steps = ceil_div(plan.steps, kLoadedSteps) * kLoadedSteps;  // the rest are products with zeros
   const int block_units = tile.groups * plan.units;
   if (plan.steps > kMostSteps || plan.plane > 16000 || tile.images * plan.real_lines * plan.real_columns > 65535) return false;
 
@@ -84,7 +81,7 @@ inline bool plan_wgmma(WgmmaPlan& plan, const GroupedConv& conv, const WgmmaTile
     return index / 9 * plan.plane + tap_place(plan, tap / 3, tap_column(stride, tap % 3));
   };
   for (int step = 0; step < plan.steps; ++step) {
-    const int first = 2 * step < 9 * plan.units ? place(2 * step) : 0, second = 2 * step + 1 < 9 * plan.units ? place(2 * step + 1) : first;
+    const int first = place(2 * step), second = 2 * step + 1 < 9 * plan.units ? place(2 * step + 1) : first;
     if (second >= 1 << 14) return false;
     plan.step[step] = static_cast<unsigned>(first | (second - first) << 16);
   }

@@ -121,15 +121,14 @@ std::tuple<Tensor, Tensor> gconv3x3(Tensor x, Tensor weight, Tensor bias, int64_
 
 // The same on compute capability 9.0, in tiles of height x width results of `together` images and `groups` groups.
 std::tuple<Tensor, Tensor> gconv3x3_wgmma(Tensor x, Tensor weight, Tensor bias, int64_t stride, int64_t activation, bool pool,
-                                          int64_t height, int64_t width, int64_t together, int64_t groups, int64_t stages,
-                                          bool loads) {
+                                          int64_t height, int64_t width, int64_t together, int64_t groups, int64_t stages) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   Grouped made = grouped(x, weight, bias, stride, activation, pool);
   for (const int64_t number : {height, width, together, groups, stages}) {
     STD_TORCH_CHECK(number >= 1 && number <= 1024, "the numbers of a tile must lie in 1 to 1024, got ", number);
   }
   const regnet_kernels::WgmmaTile tile{static_cast<int>(height), static_cast<int>(width), static_cast<int>(together),
-                                       static_cast<int>(groups), static_cast<int>(stages), loads};
+                                       static_cast<int>(groups), static_cast<int>(stages)};
   const int64_t down = (made.y.size(2) + height - 1) / height, across = (made.y.size(3) + width - 1) / width;
   Tensor sums = empty_sums(made, down * across);
   const cudaError_t error = regnet_kernels::launch_gconv3x3_wgmma(

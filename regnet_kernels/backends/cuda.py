@@ -30,7 +30,7 @@ _library = torch.library.Library("regnet_kernels", "FRAGMENT")
 _library.define("_gconv3x3_cuda(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool) -> (Tensor, Tensor)",
                 tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("_gconv3x3_wgmma(Tensor x, Tensor weight, Tensor bias, int stride, int activation, bool pool, int height, int width, "
-                "int together, int groups, int stages, bool loads) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
+                "int together, int groups, int stages) -> (Tensor, Tensor)", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("_se_gate_cuda(Tensor sums, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int count, bool transposed) -> Tensor",
                 tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -116,7 +116,7 @@ def conv_bn_act(x, weight, bias, residual, gate, stride, padding, groups, activa
     """
     if bias is None:
         bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=x.device)
-    y, sums = gconv3x3(x, _aligned(weight.permute(0, 2, 3, 1)), _aligned(bias), stride, activation, pool)
+    y, sums = _grouped(x, _aligned(weight.permute(0, 2, 3, 1)), _aligned(bias), stride, activation, pool)
     return y, sums.sum(1) if pool else sums
 
 
@@ -127,9 +127,16 @@ def se_gate(sums, w1, b1, w2, b2, count):
 
 def grouped(x, w, bias, *, stride=1, activation=0, pool=False):
     """A layer of a network; arguments and results as of backends/triton/grouped.py."""
-    tile = _hopper_tile(x, w.shape[3], stride, pool)
-    y, sums = gconv3x3(x, w, bias, stride, activation, pool) if tile is None else wgmma(x, w, bias, stride, activation, pool, tile)
+    y, sums = _grouped(x, w, bias, stride, activation, pool)
     return y, sums if pool else None
+
+
+def _grouped(x, w, bias, stride, activation, pool):
+    """`gconv3x3`, or `wgmma` where it runs."""
+    tile = _hopper_tile(x, w.shape[3], stride, pool)
+    if tile is None:
+        return gconv3x3(x, w, bias, stride, activation, pool)
+    return wgmma(x, w, bias, stride, activation, pool, tile)
 
 
 def _hopper_tile(x: torch.Tensor, group_width: int, stride: int, pool: bool) -> hopper.Tile | None:
@@ -212,7 +219,7 @@ def _fake(x, weight, bias, stride, activation, pool):
 
 
 @torch.library.register_fake(WGMMA_OP, lib=_library)
-def _wgmma_fake(x, weight, bias, stride, activation, pool, height, width, together, groups, stages, loads):
+def _wgmma_fake(x, weight, bias, stride, activation, pool, height, width, together, groups, stages):
     images, channels = x.shape[:2]
     down, across = (x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1
     sums = (images, -(-down // height) * -(-across // width), channels) if pool else (0,)

@@ -13,23 +13,25 @@ CAPABILITY = (9, 0)
 SHARED = 232448  # bytes that a block may have
 SHARED_OF_ALL = 233472  # of a multiprocessor, of which each block takes 1 KiB for the system
 MOST_STEPS, MOST_PLACES = 96, 1 << 14
-BLOCKS = 2  # that a multiprocessor runs at once, by their registers
-# Clocks, of a multiprocessor: estimates.
-BYTES_A_CLOCK = 20  # that it gets from the L2 cache
-ROUND = 2000  # from one tile to the next: waiting, barriers, the first products
-COPY, STORE = 0.12, 90  # for starting a copy of 16 bytes; for a warpgroup's results
+# Of an estimate in clocks of a multiprocessor, fitted to 600 times of tiles on an H200 (benchmarks/results/nvidia-h200): the tile that it
+# takes for best took 2 % longer than the best one, on average over layers with groups up to 64.
+STEP = 54  # a product of 64 rows and 16 inputs, as long as its columns do not take longer
+RESULTS = 170  # a warpgroup's results: bias, activation, stores
+COPY = 0.38  # starting a copy of 16 bytes
+BYTES = 26  # that arrive in a clock
+ROUND = 5250  # from one tile of a block to the next: waiting for copies, barriers, first products
+ALONE = 1.08  # what a block takes that has nobody to share with
 
 
 class Tile(NamedTuple):
     """height, width: of the results, in pixels; images: together in a tile, 1 unless it holds whole maps; groups: of a block; stages: 2
-    to copy the next tile's halo while one is multiplied; loads: the pixels go through registers, 0 or 1."""
+    to copy the next tile's halo while one is multiplied."""
 
     height: int
     width: int
     images: int
     groups: int
     stages: int
-    loads: int = 0
 
 
 class Needs(NamedTuple):
@@ -49,8 +51,6 @@ def needs(tile: Tile, group_width: int, stride: int, pool: bool) -> Needs | None
     parts = -(-units // 8)
     tiles = -(-units // parts)
     steps = -(-9 * units // 2)
-    if tile.loads:
-        steps = -(-steps // 4) * 4
     down, across = -(-tile.height // 8), -(-tile.width // 8)
     line = (tile.width - 1) * stride + 3
     plane = ((down * 8 - 1) * stride + 3) * line * tile.images + 8
@@ -79,15 +79,15 @@ def candidates(images: int, height: int, width: int, channels: int, group_width:
             continue
         spatial = -(-images // tile.images) * -(-height // tile.height) * -(-width // tile.width)
         slices = -(-groups_of_all // tile.groups) * parts
-        together = max(1, min(BLOCKS, SHARED_OF_ALL // (need.shared + 1024)))
+        together = max(1, min(3 if need.outputs <= 32 else 2, SHARED_OF_ALL // (need.shared + 1024)))  # limited by registers, as well
         blocks = max(1, min(spatial, multiprocessors * together // slices))
         waves = -(-slices * blocks // (multiprocessors * together))  # above 1 only where there are more slices than blocks at once
         rounds = -(-spatial // blocks) * waves
-        products = need.products * (need.steps * max(16 + need.outputs / 4, need.outputs / 2) + STORE)
-        loads = need.places * 16 / BYTES_A_CLOCK
-        busy = max(products + need.places * COPY, loads)
         sharing = min(together, -(-slices * blocks // multiprocessors))
-        clocks = rounds * (sharing * busy + (ROUND if tile.stages == 2 else ROUND + loads)) + need.weights / BYTES_A_CLOCK * sharing
+        loads = need.places * 16 / BYTES
+        work = need.products * (need.steps * max(STEP, need.outputs / 2) + RESULTS) + need.places * COPY
+        alone = work + ROUND + (loads if tile.stages == 1 else 0)
+        clocks = rounds * max(sharing * max(work, loads), ALONE * alone) + need.weights / BYTES * sharing
         found.append((clocks, tile))
     return tuple(tile for _, tile in sorted(found))
 

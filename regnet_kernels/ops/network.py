@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .. import dispatch
+from .. import dispatch, quick
 from ..activation import activation_code
 from ..packing import BLOCK, CONV, HEAD, PackedNetwork, program_specs, unpack_network
 from ..plain import PlainNetwork, is_plain
@@ -142,6 +142,8 @@ def autocast(dtype, x, weights, params, program, *pixels):
 def _run(op, x, packed, backend, layers, mean=None, scale=None):
     args = _arguments(op, x, packed, mean, scale)
     plain = is_plain(args[3])
+    if x.is_cpu and not torch.compiler.is_compiling():
+        quick.load_tuning()
     chosen = dispatch.choose(_problem(op, *args, layers=layers), backend)
     if layers and chosen != "gpu":
         raise ValueError(f"layers={layers!r} is for networks that run layer by layer on a GPU; this one runs on {chosen}")

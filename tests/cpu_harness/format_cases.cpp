@@ -107,7 +107,8 @@ void mutations(Report& report, Random& random, int count) {
       const Tensor x = random_tensor(random, type == Type::bf16 ? Scalar::bf16 : Scalar::f32, 2, steps[0].c_in, 9, 9, Layout::nchw);
       const Shape shape = network_output(steps, steps[0].c_in, 9, 9);
       Guarded out(static_cast<size_t>(2 * shape.c * shape.h * shape.w * type_bytes(type)));
-      run_network(x.view, type, network.weights.data(), network.params.as<const float>(), steps, out.data(), 2, make_fork(Forking::serial));
+      const PackedProgram program{network.program.data(), static_cast<int64_t>(network.program.size()), network.weights_count, network.params_count};
+      NetworkCall(x.view, type, program, 2).run(network.weights.data(), network.params.as<const float>(), out.data(), make_fork(Forking::serial));
       accepted++;
     } catch (const std::invalid_argument&) {  // a map smaller than its kernel
     }

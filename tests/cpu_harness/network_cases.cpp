@@ -1,4 +1,4 @@
-// run_network against double precision. A proven bound would grow with every layer until it forgives everything, so here
+// Packed networks against double precision. A proven bound would grow with every layer until it forgives everything, so here
 // each rounding counts as an independent error: a rounding to bfloat16 or float16 with the variance of a uniform error, a
 // float32 sum of K terms with K (u sum |x| |w|)^2, and variances go through the layers by w^2 (Higham and Mary, "A new
 // approach to probabilistic rounding error analysis", 2019). Where errors share a cause (the pixels of a mean) their
@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "cpu/network.h"
+#include "cpu/plan_cache.h"
 #include "packed.h"
 
 namespace {
@@ -136,6 +137,23 @@ Map head(const Map& x, const Layer& l, Scalar type) {
   return y;
 }
 
+void call_network(const Network& network, const Tensor& x, void* out, int workers, Forking forking) {
+  const PackedProgram program{network.program.data(), static_cast<int64_t>(network.program.size()), network.weights_count, network.params_count};
+  NetworkCall(x.view, network.type, program, workers).run(network.weights.data(), network.params.as<const float>(), out, make_fork(forking));
+}
+
+// Any choices for the layers of a network, also such as no tuner would make.
+void choose_anything(Random& random, const Network& network, const Tensor& x, int workers) {
+  const PackedProgram program{network.program.data(), static_cast<int64_t>(network.program.size()), network.weights_count, network.params_count};
+  std::vector<int64_t> rows;
+  for (const LayerMade& layer : NetworkCall(x.view, network.type, program, workers).layers()) {
+    rows.insert(rows.end(), layer.key.begin(), layer.key.end());
+    rows.push_back(random.below(4)), rows.push_back(random.below(3));
+    for (int cut = 0; cut < 3; cut++) rows.push_back(random.below(2) * (1 + random.below(300))), rows.push_back(random.below(6));
+  }
+  set_choices(std::make_shared<Choices>(rows.data(), static_cast<int64_t>(rows.size())));
+}
+
 struct Way {
   int workers;
   Forking forking;
@@ -150,8 +168,7 @@ void run(Report& report, Random& random, Scalar type, int64_t images, int64_t h,
   const std::string label = start + describe(network);
   begin(report, label);
   const Tensor x = random_tensor(random, type, images, network.layers[0].c_in, h, w, layout);
-  const std::vector<Step> steps = network.parse();
-  const Shape shape = network_output(steps, network.layers[0].c_in, h, w);
+  const Shape shape = network_output(network.parse(), network.layers[0].c_in, h, w);
 
   const Scalar between = type == Scalar::bf16 ? Scalar::bf16 : Scalar::f32;  // float16 is computed as float32
   Map want{images, network.layers[0].c_in, h, w, x.values, Doubles(x.values.size())};
@@ -168,13 +185,18 @@ void run(Report& report, Random& random, Scalar type, int64_t images, int64_t h,
   for (const Way& way : kWays[report.cases % 2]) {
     if (report.failures != failures) return;
     Guarded out(want.v.size() * static_cast<size_t>(scalar_bytes(type)));
-    run_network(x.view, network.type, network.weights.data(), network.params.as<const float>(), steps, out.data(), way.workers, make_fork(way.forking));
+    call_network(network, x, out.data(), way.workers, way.forking);
     const std::string which = label + " (" + std::to_string(way.workers) + " workers, " + name(way.forking) + ")";
     compare_sigma(report, which, out.data(), type, want.v, sigma);
     const std::vector<char> now(out.data(), out.data() + out.bytes());
     if (way.workers == workers_before && now != before) fail(report, which + ": not the bits of the run before, with as many workers");
     before = now, workers_before = way.workers;
   }
+  Guarded out(want.v.size() * static_cast<size_t>(scalar_bytes(type)));
+  choose_anything(random, network, x, workers_before);
+  call_network(network, x, out.data(), workers_before, Forking::serial);
+  compare_sigma(report, label + " (random choices)", out.data(), type, want.v, sigma);
+  set_choices(std::make_shared<Choices>(nullptr, 0));
 }
 
 // Callers of one network and of another, which needs more memory, share the pool of working memory and nothing else. Each calls
@@ -185,12 +207,9 @@ void callers_at_once(Report& report, Random& random) {
       pack(random, Type::f32, {conv_layer(3, 8, 3, 2), block_layer(8, 16, 16, 8, {1, 4, true}), head_layer(16, 10)}),
       pack(random, Type::f32, {conv_layer(3, 16, 3, 1), block_layer(16, 24, 24, 24, {2, 8}), block_layer(24, 24, 24, 8, {1, 8, true}), head_layer(24, 10)})};
   const Tensor x = random_tensor(random, Scalar::f32, 2, 3, 17, 17, Layout::nchw);
-  std::vector<std::vector<Step>> steps;
-  for (const Network& network : networks) steps.push_back(network.parse());
   const auto call = [&](size_t which) {
     std::vector<float> out(20, NAN);
-    const Network& network = networks[which];
-    run_network(x.view, network.type, network.weights.data(), network.params.as<const float>(), steps[which], out.data(), 2, make_fork(Forking::threads));
+    call_network(networks[which], x, out.data(), 2, Forking::threads);
     return out;
   };
   const std::vector<std::vector<float>> alone = {call(0), call(1)};

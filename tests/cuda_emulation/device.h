@@ -82,8 +82,7 @@ inline float shuffle_xor(float value, int mask) {
 
 template <int MATRICES>
 void load_matrices(uint32_t (&value)[MATRICES], Shared row) {
-  // What was never written is NaN: a pixel beyond a tile, whose results nobody stores.
-  if (block().thread() % 32 < MATRICES * 8) block().check(block().shared.look(row, 16, block().thread()));
+  if (block().thread() % 32 < MATRICES * 8) block().check(block().shared.read(row, 16, block().thread()));
   block().collective("load_matrices", value, &row, nullptr, [](emulator::Warp& warp, int) {
     for (int matrix = 0; matrix < MATRICES; ++matrix) {
       for (int lane = 0; lane < 32; ++lane) {

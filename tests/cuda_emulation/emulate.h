@@ -89,9 +89,17 @@ inline std::string emulate_wgmma(const GroupedConv& conv, Dtype dtype, const Wgm
   with_tiles(plan.tiles, [&](auto tiles) {
     const auto with_number = [&](auto number) {
       const auto kernel = [&] {
-        const auto run = plan.tile.loads ? &gconv3x3_wgmma<decltype(number), tiles(), true> : &gconv3x3_wgmma<decltype(number), tiles(), false>;
-        run(static_cast<const uint16_t*>(buffers.x), static_cast<const uint16_t*>(buffers.weight), buffers.bias,
-            static_cast<uint16_t*>(buffers.y), buffers.sums, plan, blocks);
+        const auto run = [&]<bool RELU, bool POOL>(std::bool_constant<RELU>, std::bool_constant<POOL>) {
+          gconv3x3_wgmma<decltype(number), tiles(), RELU, POOL>(
+              static_cast<const uint16_t*>(buffers.x), static_cast<const uint16_t*>(buffers.weight), buffers.bias,
+              static_cast<uint16_t*>(buffers.y), buffers.sums, plan, blocks);
+        };
+        const auto pooled = [&](auto pool) {
+          if (conv.activation == kRelu) run(std::true_type{}, pool);
+          else run(std::false_type{}, pool);
+        };
+        if (conv.pool) pooled(std::true_type{});
+        else pooled(std::false_type{});
       };
       emulator::run(emulator::Launch{{static_cast<unsigned>(plan.slices * blocks)}, kWgmmaThreads, schedule, regions, findings, kernel},
                     plan.shared_bytes);

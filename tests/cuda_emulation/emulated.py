@@ -59,7 +59,7 @@ class EmulatedKernel:
         y = torch.empty((images, channels, down, across), dtype=x.dtype, memory_format=torch.channels_last)
         sums = torch.empty((images, -(-down // tile[0]) * -(-across // tile[1]), channels) if pool else 0)
         conv = (ctypes.c_int * 7)(images, height, width, channels, weight.shape[3], stride, activation)
-        finding = self._run("emulate_gconv3x3_wgmma", conv, DTYPES.index(x.dtype), (ctypes.c_int * 6)(*tile), *_memory(x), *_memory(weight),
+        finding = self._run("emulate_gconv3x3_wgmma", conv, DTYPES.index(x.dtype), (ctypes.c_int * 5)(*tile), *_memory(x), *_memory(weight),
                             _memory(bias)[0], *_memory(y), *_memory(sums), blocks, ORDERS.index(order), int(eager_copies))
         return y, sums, finding
 

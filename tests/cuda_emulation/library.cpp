@@ -20,7 +20,7 @@ extern "C" int emulate_gconv3x3_wgmma(const int* conv, int dtype, const int* til
   const GroupedConv problem{conv[0], conv[1], conv[2], conv[3], conv[4], conv[5], conv[6], sums_bytes != 0};
   const Buffers buffers{x, x_bytes, weight, weight_bytes, bias, y, y_bytes, sums, sums_bytes};
   const emulator::Schedule schedule{static_cast<emulator::Order>(order), eager_copies != 0};
-  const WgmmaTile cut{tile[0], tile[1], tile[2], tile[3], tile[4], tile[5]};
+  const WgmmaTile cut{tile[0], tile[1], tile[2], tile[3], tile[4]};
   const std::string text = emulate_wgmma(problem, static_cast<Dtype>(dtype), cut, buffers, blocks, schedule);
   std::snprintf(finding, finding_bytes, "%s", text.c_str());
   return text.empty() ? 0 : 1;

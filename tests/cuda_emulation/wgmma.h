@@ -9,15 +9,12 @@ inline uint64_t describe(uint32_t start, uint32_t pitch) { return start | uint64
 
 inline void fence_shared() { block().fiber().fenced = true; }
 
+inline float relu(float value) { return value < 0.f ? 0.f : value; }
+
 inline int uniform(int value) { return value; }
 
 template <int TILES>
 void begin_products(float (&)[TILES][4]) {}
-
-inline void commit_products() {}
-
-template <int PENDING>
-void wait_products() {}
 
 template <int TILES>
 void end_products(float (&)[TILES][4]) {}
@@ -72,24 +69,6 @@ void multiply_rows(Number, float (&sum)[TILES][4], uint64_t a, uint64_t b, int a
     float rows[2][8][16];
     for (int half = 0; half < 2; ++half) read_numbers<Number>(operand[0], first / 32 % 4 * 2 + half, false, first, rows[half]);
     multiply_columns<Number, TILES>(warp, rows, operand[1], operand[2] != 0, first);
-  });
-}
-
-template <class Number, int TILES>
-void multiply_rows(Number, float (&sum)[TILES][4], const uint32_t (&a)[4], uint64_t b, int add) {
-  if (!block().fiber().fenced) block().fail("products of shared memory without fence_shared");
-  const uint64_t operands[2] = {b, static_cast<uint64_t>(add != 0)};
-  block().collective("multiply_rows", sum, operands, a, [](emulator::Warp& warp, int first) {
-    uint64_t operand[2];
-    std::memcpy(operand, warp.argument[0][1], sizeof operand);
-    float rows[2][8][16];
-    for (int lane = 0; lane < 32; ++lane) {
-      if (std::memcmp(operand, warp.argument[lane][1], sizeof operand) != 0) return block().fail("lanes differ in their operands");
-      uint16_t a[8];
-      std::memcpy(a, warp.argument[lane][2], sizeof a);
-      for (int i = 0; i < 8; ++i) rows[i / 2 % 2][lane / 4][i / 4 * 8 + lane % 4 * 2 + i % 2] = widen(Number{}, a[i]);
-    }
-    multiply_columns<Number, TILES>(warp, rows, operand[0], operand[1] != 0, first);
   });
 }
 

@@ -8,9 +8,9 @@ import pickle
 import sys
 import warnings
 
-from regnet.cli import bench, bootstrap, compare, convert, edf, env, fit, info, list_models, parity, sample, spaces
+from regnet.cli import bench, bootstrap, compare, convert, edf, env, fit, info, list_models, parity, sample, spaces, tune
 
-COMMANDS = (list_models, info, parity, bench, convert, spaces, sample, edf, fit, bootstrap, compare, env)
+COMMANDS = (list_models, info, parity, bench, tune, convert, spaces, sample, edf, fit, bootstrap, compare, env)
 # What bad input raises. Anything else is a bug of ours and keeps its traceback.
 EXPECTED = (ValueError, LookupError, OSError, ImportError, RuntimeError, NotImplementedError, pickle.UnpicklingError)
 

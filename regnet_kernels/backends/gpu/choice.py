@@ -102,8 +102,8 @@ def _hopper(shape: Shape | MeanShape) -> tuple[str, str]:
         if shape.images <= 8 and shape.squeeze <= 32:
             return "cuda", f"{shape.squeeze} hidden units of {shape.images} images: one launch"
         return "triton", "tensor cores, and many programs that each read a part of the weights"
-    if isinstance(shape, PointwiseShape) and shape.rows > 4 * SMALL_ROWS:
-        k, o = shape.k, shape.o
+    k, o = (shape.k, shape.o) if isinstance(shape, PointwiseShape) else (0, 0)
+    if k and shape.rows > (SMALL_ROWS if k > 64 else 4 * SMALL_ROWS):
         if shape.gated:
             library = min(k, o) >= 400
         elif shape.k2:

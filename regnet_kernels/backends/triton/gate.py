@@ -28,7 +28,7 @@ def _hidden(sums, w1, b1, image, there, tiles, scale, channels, squeeze, unit, P
         wanted = channel < channels
         mean = tl.zeros((BI, BC), tl.float32)
         at = image[:, None] * tiles * channels + channel[None, :]
-        for tile in range(tiles):
+        for tile in tl.range(tiles, loop_unroll_factor=4):  # the loads of four tiles are under way at once
             mean += tl.load(sums + at + tile * channels, mask=there[:, None] & wanted[None, :], other=0.0)
         w = tl.load(w1 + unit[None, :] * channels + channel[:, None], mask=(unit < squeeze)[None, :] & wanted[:, None], other=0.0)
         acc = tl.dot((mean * scale).to(w1.dtype.element_ty), w, acc, input_precision=PRECISION)
