@@ -23,7 +23,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTS = ROOT / "build" / "native-cuda"  # setup.py's, so that nothing is compiled twice
-COUNTED = ("HMMA", "LDSM", "LDGSTS", "SHFL", "LDL", "STL")
+COUNTED = ("HMMA", "HGMMA", "LDSM", "LDGSTS", "SHFL", "LDL", "STL")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Kernel:
 
     def missed(self) -> list[str]:
         """The bars that it falls below, in words."""
-        gate = self.name.startswith("se_gate")
-        most = 128 if gate or self.name == "gconv3x3_float" else 168  # 2 blocks of 256 threads, 3 of 128 (4 of float)
+        gate, hopper = self.name.startswith("se_gate"), self.name.startswith("gconv3x3_wgmma")
+        most = 128 if gate or hopper or self.name == "gconv3x3_float" else 168  # 2 blocks of 256 threads, 3 of 128 (4 of float)
         wrong = []
         if self.stack or self.local or self.instructions["LDL"] or self.instructions["STL"]:
             wrong.append(f"uses local memory ({self.stack} bytes of stack, {self.local} local)")
@@ -49,7 +49,9 @@ class Kernel:
             wrong.append(f"uses {self.registers} registers, more than {most}")
         if self.shared > 1024:  # what the runtime keeps for itself from sm_90 on; ours is asked for at the launch
             wrong.append(f"has {self.shared} bytes of static shared memory")
-        if not gate and self.name != "gconv3x3_float":
+        if hopper:
+            wrong += [f"has no {name}" for name in ("HGMMA", "LDGSTS") if not self.instructions[name]]
+        elif not gate and self.name != "gconv3x3_float":
             wrong += [f"has no {name}" for name in ("HMMA", "LDSM", "LDGSTS") if not self.instructions[name]]
         return [f"{self.name} on {self.arch} {reason}" for reason in wrong]
 
@@ -74,11 +76,12 @@ def recipe():
 
 
 def kernels(objects: list[Path], archs: list[str], cuobjdump: str) -> list[Kernel]:
-    """The kernels in `objects` on each of `archs` ("80", "90a"), as cuobjdump describes them."""
+    """The kernels in `objects` on each of `archs` ("80", "90a"), as cuobjdump describes them; those for Hopper alone on 90a."""
     with ThreadPoolExecutor(2) as pool:
-        jobs = [(path, arch) for path in objects for arch in archs]
+        jobs = [(path, arch) for path in objects for arch in (["90a"] if "_wgmma_" in path.stem else archs)]
         found = pool.map(lambda job: _read(job[0], f"sm_{job[1]}", cuobjdump), jobs)
-        return sorted((kernel for some in found for kernel in some), key=lambda kernel: (kernel.name, archs.index(kernel.arch[3:])))
+        order = [*archs, "90a"]
+        return sorted((kernel for some in found for kernel in some), key=lambda kernel: (kernel.name, order.index(kernel.arch[3:])))
 
 
 def _read(path: Path, arch: str, cuobjdump: str) -> list[Kernel]:
@@ -99,19 +102,22 @@ def _short(mangled: str) -> str:
     name, rest = base[2][:int(base[1])], base[2][int(base[1]):]
     number = "half, " if "4Half" in rest else "bfloat16, " if "8BFloat16" in rest else ""
     width = re.match(r"I\w*?Li(\d+)E", rest)
-    return f"{name}<{number}{width[1]}>" if width else name
+    flags = "".join(f", {flag}" for flag in re.findall(r"Lb([01])E", rest))
+    return f"{name}<{number}{width[1]}{flags}>" if width else name
 
 
 def table(found: list[Kernel]) -> list[list[str]]:
     """Rows of text: a kernel, its registers on each architecture, then instructions on the last."""
-    archs = list(dict.fromkeys(kernel.arch for kernel in found))
+    archs = sorted({kernel.arch for kernel in found}, key=lambda arch: (int(re.sub(r"\D", "", arch)), arch))
     by_name = defaultdict(dict)
     for kernel in found:
         by_name[kernel.name][kernel.arch] = kernel
-    rows = [["kernel", *archs, "HMMA", "LDSM", "LDGSTS", "SHFL", "local memory"]]
+    rows = [["kernel", *archs, "HMMA", "HGMMA", "LDSM", "LDGSTS", "SHFL", "local memory"]]
     for name, on in by_name.items():
-        counts = [str(on[archs[-1]].instructions[what]) for what in rows[0][len(archs) + 1:-1]]
-        rows.append([name, *[str(on[arch].registers) for arch in archs], *counts, str(max(k.local + k.stack for k in on.values()))])
+        last = next(on[arch] for arch in reversed(archs) if arch in on)
+        counts = [str(last.instructions[what]) for what in rows[0][len(archs) + 1:-1]]
+        registers = [str(on[arch].registers) if arch in on else "" for arch in archs]
+        rows.append([name, *registers, *counts, str(max(k.local + k.stack for k in on.values()))])
     return rows
 
 

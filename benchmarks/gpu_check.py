@@ -1,7 +1,7 @@
 """All that a card can tell, in one command and at most eight minutes: `make gpu-check`, or python -m benchmarks.gpu_check.
 
-In this order, so that an early end costs the least: what csrc needs built; the GPU tests against float64; the times that the goals
-need; compute-sanitizer's memcheck over every kernel and racecheck over those in CUDA C++; the other times. See gpu_plan.py for what
+In this order, so that an early end costs the least: what csrc needs built; the GPU tests against float64, in several processes where
+pytest-xdist is installed, while others compile Triton's kernels of the models that come first; the times that the goals need; compute-sanitizer's memcheck over every kernel and racecheck over those in CUDA C++; the other times. See gpu_plan.py for what
 is timed, gpu_goals.py for the goals. Into benchmarks/results/<card>/, after each step: gpu_check.json (all of it), gpu_check.md (the
 tables), gpu_check.log (what the compilers said).
 
@@ -38,7 +38,7 @@ from benchmarks.gpu_goals import report  # noqa: E402
 from benchmarks.gpu_plan import MODELS, Job, jobs  # noqa: E402
 
 MINUTES = 8.0
-BUILD, TESTS, SANITIZER = 120, 150, 60  # seconds at most, each
+BUILD, TESTS, COMPILE, SANITIZER = 120, 150, 60, 60  # seconds at most, each
 JOB, COMPILING = 45, 150  # seconds at most for one time
 MARGIN = 10  # seconds for imports before the clock runs, and for the tables after
 LOST = 5  # jobs in a row that end their process: then something is wrong with all of them
@@ -112,7 +112,14 @@ class Check:
                 raise SystemExit(f"gpu-check: {reason}")
             self.record = kept(self.folder / "gpu_check.json", identity(), self.args.fresh)
             self.record["build"] = built
-            self.phase("tests", TESTS, test_command())
+            compiling = self.compiling(log)
+            try:
+                self.phase("tests", TESTS, test_command())
+                compiling.wait(max(1.0, min(COMPILE, self.left())))
+            except subprocess.TimeoutExpired:
+                pass  # what is left is compiled when it is launched
+            finally:
+                end(compiling)
             self.worker = Worker([sys.executable, "-m", "benchmarks.gpu_worker"], log, self.clock)
             reserve = sum(SANITIZER for tool in SANITIZED if sanitizer() and not self.record.get(tool, {}).get("passed"))
             self.times(self.core, self.deadline - min(reserve, 0.3 * self.left()))
@@ -130,6 +137,15 @@ class Check:
         self.say("build")
         args = [sys.executable, "setup.py", "-q", "build_native", "--inplace"]
         return command(args, min(BUILD, self.left()), **{name: os.environ.get(name, value) for name, value in chosen.items()})
+
+    def compiling(self, log) -> subprocess.Popen:
+        """A process that fills Triton's cache with what the first models launch; it needs no card."""
+        facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+        names = list(dict.fromkeys(job.name for job in self.core if job.what == "model" and job.name in MODELS))
+        args = [sys.executable, "-m", "benchmarks.gpu_sweep", "--compile", str(max(1, (os.cpu_count() or 2) // 2)), "--networks-only",
+                "--batches", "256", "1", "--arch", f"sm_{facts.major}{facts.minor}", "--multiprocessors", str(facts.multi_processor_count),
+                "--models", *names]
+        return subprocess.Popen(args, stdout=log, stderr=log, cwd=ROOT, env=environment(), start_new_session=True)
 
     def phase(self, name: str, seconds: float, args: list[str] | str, **environment: str) -> None:
         """Run a command, unless it passed before; args: why there is none, where it is a text."""
@@ -251,11 +267,7 @@ class Worker:
         """End the worker and what it started, such as torch.compile's own workers."""
         if self.process is None:
             return
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        end(self.process)
         for pipe in (self.process.stdin, self.process.stdout):
             try:
                 pipe.close()
@@ -304,7 +316,8 @@ def test_command() -> list[str]:
         print("gpu-check: pytest is not installed; the checks of regnet_kernels.testing.gpu run alone")
         return [sys.executable, "-m", "regnet_kernels.testing.gpu"]
     files = [str(ROOT / "tests" / name) for name in ("test_gpu.py", "test_gpu_network.py")]
-    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "not sanitizer"]
+    parallel = ["-n", str(min(8, os.cpu_count() // 2))] if importlib.util.find_spec("xdist") and (os.cpu_count() or 1) > 3 else []
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *parallel, *files, "-k", "not sanitizer"]
 
 
 def sanitizer() -> str | None:
@@ -337,6 +350,15 @@ def command(args: list[str], seconds: float, **more: str) -> dict:
             raise
         passed, why = False, f"not done in {seconds:.0f} s"
     return {"passed": passed, "seconds": round(time.monotonic() - start, 1), "why": why, "output": output[-4000:]}
+
+
+def end(process: subprocess.Popen) -> None:
+    """A process and what it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
 
 
 def environment() -> dict[str, str]:

@@ -38,7 +38,7 @@ VERSION = 4
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-AT_A_TIME = 1 << 18  # elements of a weight that are folded and packed together: they stay in the caches
+AT_A_TIME = 1 << 16  # elements of a weight that are folded and packed together: they stay in the caches
 
 
 class StepSpec(NamedTuple):

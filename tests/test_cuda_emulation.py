@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from benchmarks import cuda_report
 from regnet_kernels import ConvStep, HeadStep, network, pack_plain
-from regnet_kernels.backends import cuda, gpu
+from regnet_kernels.backends import cuda, gpu, hopper
 from regnet_kernels.backends.gpu import choice
 from regnet_kernels.ops import squeeze_excite
 from regnet_kernels.problem import Problem
@@ -53,6 +53,19 @@ def kernel(tmp_path_factory):
     return emulated.EmulatedKernel(emulated.compile_host(EMULATION / "library.cpp", output, flags))
 
 
+def _check_result(y, sums, exact_of, dtype, terms_of_one, activation, pool):
+    """Within what rounding explains. exact_of: of the tensors and of their magnitudes, in float64, before the activation."""
+    exact = ACTIVATIONS[activation](exact_of[0])
+    terms = terms_of_one + (8 if activation == 2 else 0)
+    bound = UNIT[dtype] * exact.abs() + 1.1 * terms * 2.0**-24 * exact_of[1] * (1 + UNIT[dtype]) + SMALLEST[dtype]
+    worst = ((y.double() - exact).abs() - bound).max().item()
+    assert worst <= 0, f"off by {worst} more than rounding explains"
+    if pool:  # of what is rounded to y afterwards: float32 roundings only
+        slack = 1.1 * (terms + y.shape[2] * y.shape[3]) * 2.0**-24 * (exact_of[1].sum((2, 3)) + exact.abs().sum((2, 3)))
+        worst = ((sums.double().sum(1) - exact.sum((2, 3))).abs() - slack).max().item()
+        assert worst <= 0, f"sums off by {worst} more than rounding explains"
+
+
 def _tensors(images, channels, group_width, height, width, dtype):
     x = torch.randn(images, channels, height, width).to(dtype)
     weight = (torch.randn(channels, group_width, 3, 3) / (9 * group_width) ** 0.5).to(dtype)
@@ -66,21 +79,14 @@ def plain(weight):
 
 def _check(kernel, images, channels, group_width, height, width, stride, dtype, activation=1, pool=False, **schedule):
     x, weight, bias = _tensors(images, channels, group_width, height, width, dtype)
-    y, sums, finding = kernel(x, plain(weight), bias, stride, activation, pool, **schedule)
+    run = kernel.wgmma if "tile" in schedule else kernel
+    y, sums, finding = run(x, plain(weight), bias, stride, activation, pool, **schedule)
     assert not finding, finding
     conv = [F.conv2d(a.double(), w.double(), b.double(), stride, 1, 1, channels // group_width)
             for a, w, b in ((x, weight, bias), (x.abs(), weight.abs(), bias.abs()))]
-    exact = ACTIVATIONS[activation](conv[0])
     # One rounding of the result, and a float32 rounding for each of the 9 * group_width + 1 terms of the sum (that bound
     # is Higham's; silu's slope is at most 1.1, and its exp and division round a few times more).
-    terms = 9 * group_width + 1 + (8 if activation == 2 else 0)
-    bound = UNIT[dtype] * exact.abs() + 1.1 * terms * 2.0**-24 * conv[1] * (1 + UNIT[dtype]) + SMALLEST[dtype]
-    worst = ((y.double() - exact).abs() - bound).max().item()
-    assert worst <= 0, f"off by {worst} more than rounding explains"
-    if pool:  # of what is rounded to y afterwards: float32 roundings only
-        slack = 1.1 * (terms + y.shape[2] * y.shape[3]) * 2.0**-24 * (conv[1].sum((2, 3)) + exact.abs().sum((2, 3)))
-        worst = ((sums.double().sum(1) - exact.sum((2, 3))).abs() - slack).max().item()
-        assert worst <= 0, f"sums off by {worst} more than rounding explains"
+    _check_result(y, sums, conv, dtype, 9 * group_width + 1, activation, pool)
 
 
 LAYERS = [  # RegNet's own layers: images, channels, group width, side of the input, stride
@@ -118,6 +124,32 @@ def test_matches_float64_at_any_shape_under_any_schedule(kernel, data):
            multiprocessors=draw(st.sampled_from([1, 10000])))
 
 
+def test_hopper_matches_float64_at_real_layers(kernel):
+    """In the tile that the estimate takes for best, and in others."""
+    for index, (images, channels, group_width, side, stride, dtype) in enumerate(LAYERS):
+        if dtype == torch.float32 or group_width > 168:
+            continue
+        out, pool = (side - 1) // stride + 1, index % 3 != 0
+        tiles = hopper.candidates(images, out, out, channels, group_width, stride, pool, 4)
+        assert tiles, (channels, group_width, side, stride)
+        _check(kernel, images, channels, group_width, side, side, stride, dtype, pool=pool, tile=tiles[index % 2 * (len(tiles) - 1)],
+               order=emulated.ORDERS[index % 5], eager_copies=index % 2 == 0, blocks=1 + index % 3)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_hopper_matches_float64_at_any_shape_under_any_schedule(kernel, data):
+    draw = data.draw
+    group_width = draw(st.sampled_from([8, 16, 24, 32, 40, 56, 64, 72, 104, 128]))
+    groups, images, stride = draw(st.integers(1, 5 if group_width <= 32 else 2)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 2]))
+    height, width, pool = draw(st.integers(1, 17)), draw(st.integers(1, 17)), draw(st.booleans())
+    tiles = hopper.candidates(images, (height - 1) // stride + 1, (width - 1) // stride + 1, groups * group_width, group_width, stride,
+                              pool, draw(st.sampled_from([1, 132])))
+    _check(kernel, images, groups * group_width, group_width, height, width, stride, draw(st.sampled_from([torch.float16, torch.bfloat16])),
+           draw(st.integers(0, 2)), pool, tile=draw(st.sampled_from(tiles)), order=draw(st.sampled_from(emulated.ORDERS)),
+           eager_copies=draw(st.booleans()), blocks=draw(st.integers(1, 3)))
+
+
 @pytest.mark.parametrize("group_width", [8, 24])
 def test_a_group_sees_nothing_of_its_neighbours(kernel, group_width):
     """Infinities and NaNs in group 1 leave the others as they were, to the bit, and come through the ReLU."""
@@ -149,6 +181,14 @@ MISTAKES = {  # what is changed in the kernel -> what the emulator says of it
 }
 
 
+WGMMA_MISTAKES = {
+    "no barrier after the halo": ("    device::barrier();  // the halo has arrived for all; all have added up the last tile's sums\n", "", RACE),
+    "no wait for the halo": ("wait_copies<1>", "wait_copies<2>", RACE),
+    "no fence before the products": ("    device::fence_shared();\n", "", "without fence_shared"),
+    "no barrier before the sums are added": ("    device::barrier();  // all have multiplied; the warps' sums are there\n", "", RACE),
+    "stores lines beyond the map": ("min(first_line + plan.tile.height, plan.out_height)", "first_line + plan.tile.height",
+                                    "exactly once|outside every tensor"),
+}
 WIDTHS = {"one buffer for the sums": 16}  # a group of more than 16 ends a barrier later, which hides it; the others: 24
 GATE_MISTAKES = {barrier: (f"  device::barrier();  // {barrier}\n", "") for barrier in ("the means are there", "the hidden layer is there")}
 
@@ -158,6 +198,7 @@ def mistaken_kernels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mistakes")
     mistakes = {name: ("gconv3x3.cuh", *change) for name, (change, _) in MISTAKES.items()}
     mistakes |= {name: ("se_gate.cuh", *change) for name, change in GATE_MISTAKES.items()}
+    mistakes |= {name: ("gconv3x3_wgmma.cuh", *change[:2]) for name, change in WGMMA_MISTAKES.items()}
 
     def build(number):
         file, old, new = list(mistakes.values())[number]
@@ -170,7 +211,7 @@ def mistaken_kernels(tmp_path_factory):
         (place / "gconv3x3_tiles.h").write_text(  # one group width only: it compiles in no time
             "#pragma once\n#include <type_traits>\nnamespace regnet_kernels {\ntemplate <class Use>\nauto with_tiles(int, Use&& use) "
             f"{{ return use(std::integral_constant<int, {tiles}>{{}}); }}\n}}\n")
-        for name in ("emulate.h", "library.cpp"):  # beside the changed files, so that "..." includes find those
+        for name in ("emulate.h", "emulate_wgmma.h", "library.cpp"):  # beside the changed files, so that "..." includes find those
             shutil.copy(EMULATION / name, place)
         return emulated.EmulatedKernel(emulated.compile_host(place / "library.cpp", place / "library.so",
                                                              ["-O0", "-fPIC", "-shared"], first=place))
@@ -186,6 +227,14 @@ def test_the_emulator_finds_mistakes(mistaken_kernels, mistake):
         x, weight, bias = _tensors(1, 48, WIDTHS.get(mistake, 24), 13, 19, torch.float16)  # primes: no tile fits
         _, _, finding = mistaken_kernels[mistake](x, plain(weight), bias, 1, 1, True, order=order)
         assert re.search(MISTAKES[mistake][1], finding), f"{order}: {finding!r}"
+
+
+@pytest.mark.parametrize("mistake", WGMMA_MISTAKES)
+def test_the_emulator_finds_mistakes_in_the_kernel_for_hopper(mistaken_kernels, mistake):
+    for order in emulated.ORDERS:
+        x, weight, bias = _tensors(2, 48, 24, 13, 19, torch.float16)
+        _, _, finding = mistaken_kernels[mistake].wgmma(x, plain(weight), bias, 1, 1, True, tile=hopper.Tile(8, 16, 1, 1, 2), order=order)
+        assert re.search(WGMMA_MISTAKES[mistake][2], finding), f"{order}: {finding!r}"
 
 
 # ------------------------------------------------------------------------------------------------ the gate
@@ -313,9 +362,10 @@ def test_machine_code_meets_the_bars(built):
     if cuobjdump is None:
         pytest.skip("no cuobjdump on this machine (PATH, beside nvcc, triton's package): the machine code is not looked at")
     wanted, _ = cuda_build.archs(cuda_build.find_nvcc())
-    objects = [path for path in built[1] if path.stem != "gconv3x3_half"]  # as bfloat16's; the report looks at both
+    objects = [path for path in built[1] if not path.stem.endswith("_half")]  # as bfloat16's; the report looks at both
     found = cuda_report.kernels(objects, wanted, cuobjdump)
-    assert len(found) == len(wanted) * 21  # 8 widths, float32, 12 gates
+    # 8 widths, float32, 12 gates; for Hopper 8 widths with ReLU and without, with sums and without
+    assert len(found) == len(wanted) * 21 + 32
     assert not [reason for kernel in found for reason in kernel.missed()]
 
 

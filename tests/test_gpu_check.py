@@ -12,10 +12,13 @@ import pytest
 import regnet
 import torch
 from regnet.traffic import CARDS, Card, block_traffic, plain_network, traffic
+from regnet_kernels.backends.gpu.layers import layers
+from regnet_kernels.backends.triton import configs
+from regnet_kernels.backends.triton.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks import gpu_check, gpu_goals, gpu_worker  # noqa: E402
+from benchmarks import gpu_check, gpu_goals, gpu_layers, gpu_sweep, gpu_worker  # noqa: E402
 from benchmarks.gpu_plan import BLOCKS, CARD_JOBS, EFFICIENTNET, MODELS, OPS, WAYS, Job, block_of, floor, jobs  # noqa: E402
 
 CORE, REST = jobs()
@@ -268,6 +271,7 @@ def test_the_report_tells_all_of_it():
 @pytest.fixture
 def card(monkeypatch):
     """A card as far as gpu_check asks for one."""
+    monkeypatch.setattr(gpu_check.Check, "compiling", lambda self, log: subprocess.Popen(["true"], start_new_session=True))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some Card")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
@@ -349,6 +353,24 @@ def test_commands_end_in_time_and_say_why():
     wrong = gpu_check.command([sys.executable, "-c", "import regnet; raise SystemExit('that is why')"], 60)
     assert not wrong["passed"] and wrong["why"] == "status 1: that is why"
     assert gpu_check.command([sys.executable, "-c", "import os; assert os.environ['A'] == 'b'"], 60, A="b")["passed"]
+
+
+def test_a_trace_tells_which_kernels_belong_to_which_layer():
+    spans = [{"cat": "user_annotation", "name": f"layer {index}", "ts": 20 * index, "dur": 10} for index in range(2)]
+    launches = [{"cat": cat, "ts": at, "args": {"correlation": at}} for cat, at in (("cuda_driver", 5), ("cuda_runtime", 25), ("cuda_runtime", 40))]
+    kernels = [{"cat": "kernel", "name": f"k{at}", "ts": 100 + at, "dur": 3, "args": {"correlation": at}} for at in (25, 5, 40)]
+    assert gpu_layers.in_order([*kernels, *spans, *launches]) == [("layer 0", "k5", 105.0, 3.0), ("layer 1", "k25", 125.0, 3.0),
+                                                                 (None, "k40", 140.0, 3.0)]
+    specs, card = plain_network("regnety_400mf").specs, Card("some", 3000, 800, "")
+    rows = [gpu_layers.with_floor({"layer": layer}, card, torch.float16) for layer in layers(specs, 8, 224, 224)]
+    assert sum(row["floor_us"] for row in rows) == pytest.approx(1e3 * traffic("regnety_400mf", 8).floor_ms(card))
+
+
+def test_a_sweep_tries_each_cut_once_and_the_heuristic_first():
+    card = Machine("sm_90", 132)
+    for job in gpu_sweep.jobs(gpu_sweep.parse(["--models", "regnety_400mf", "--batches", "256", "1"]), CARDS[1])[::7]:
+        found = gpu_sweep.candidates(card, job.dtype, job.shape)
+        assert len(found) == len(set(found)) and (job.shape.kernel == "expand_grouped" or found[0] == configs.heuristic(card, job.dtype, job.shape))
 
 
 def test_the_traffic_model_counts_the_flops_of_the_paper_and_the_bytes_of_a_block_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from regnet.traffic import plain_network
 from regnet_kernels import BackendError, BlockStep, ConvStep, HeadStep, explain, network, pack_plain
-from regnet_kernels.backends import cuda, gpu, triton
+from regnet_kernels.backends import cuda, gpu, hopper, triton
 from regnet_kernels.backends.gpu import choice
 from regnet_kernels.backends.gpu.layers import MeanShape
 from regnet_kernels.backends.triton.shapes import GateShape, GroupedShape, PointwiseShape
@@ -50,6 +50,26 @@ def test_heuristics_by_layer():
     lines = gpu.table(gpu.explain(problem("regnety_32gf"), "gpu"))
     assert any("grouped 32 14 14 1392 232 1 1: triton (heuristic; cuda: groups of 232, wider than 64" in line for line in lines)
     assert any("pointwise" in line and "cuda: CUDA C++ has kernels for the grouped 3x3 and the gate" in line for line in lines)
+
+
+def test_heuristics_on_hopper(monkeypatch):
+    """As measured: narrow groups by the kernel of its own, wide 1x1 by the library, all small ones by Triton."""
+    monkeypatch.setattr(choice, "_arch", lambda device: "sm_90")
+    assert chosen("regnety_400mf", batch=1)["grouped"] == {"triton"}
+    found = chosen("regnety_3.2gf", batch=256)
+    assert found["grouped"] == {"cuda"} and found["gate"] == {"triton"} and found["pointwise"] == {"triton", "cudnn"}
+    assert chosen("regnetx_8.0gf", batch=256)["grouped"] == {"triton"}  # groups of 120
+    assert chosen("regnety_3.2gf", batch=256, dtype=torch.float32)["pointwise"] == {"triton"}
+
+
+def test_tiles_for_hopper():
+    """The estimate's first choice fits a block, covers the map and keeps whole maps only where they are whole."""
+    for images, side, channels, group_width, stride in ((256, 14, 576, 24, 1), (256, 7, 1008, 48, 2), (1, 56, 72, 24, 1), (32, 28, 240, 120, 1)):
+        for tile in hopper.candidates(images, side, side, channels, group_width, stride, True, 132)[:5]:
+            need = hopper.needs(tile, group_width, stride, True)
+            assert need.shared <= hopper.SHARED and need.steps * 2 >= 9 * group_width // 8
+            assert tile.images == 1 or (tile.height, tile.width) == (side, side)
+    assert hopper.tile(4, 7, 7, 232, 232, 1, False, 132) is None  # the weights of a group do not fit
 
 
 def test_what_was_measured_goes_before_the_heuristic(card):

@@ -75,14 +75,15 @@ struct Tile {
 };
 
 template <class Y, int P, int F, int H>
-REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
+REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t, int64_t first) {
   constexpr int V = vectors(F, H);
+  const int64_t* const y_offset = t.y_offset + first;
   if (t.residual) {
     const Y* const residual = static_cast<const Y*>(t.residual);
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(residual + t.y_offset[p], v);
+      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(residual + y_offset[p], v);
   }
   if (t.silu) {
     vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
@@ -100,7 +101,7 @@ REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
   Y* const y = static_cast<Y*>(t.y);
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
-    Y* const at = y + t.y_offset[p];
+    Y* const at = y + y_offset[p];
 #pragma GCC unroll 16
     for (int v = 0; v < V; v++) {
       acc[p][v] = floor > acc[p][v] ? floor : acc[p][v];  // one max instruction; NaN stays NaN, as torch's
@@ -118,17 +119,18 @@ REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t) {
   }
 }
 
+// The end of P pixels of t, from the pixel `first` on.
 template <int P, int F, int H>
-REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t) {
+REGNET_INLINE void finish(vf (&acc)[P][vectors(F, H)], const Tile& t, int64_t first = 0) {
   constexpr int V = vectors(F, H);
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
-    const float* const start = t.start + p * t.start_pixel;
+    const float* const start = t.start + (first + p) * t.start_pixel;
 #pragma GCC unroll 16
     for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(start, v);
   }
-  if (t.y_type == Type::f32) finish_as<float, P, F, H>(acc, t);
-  else finish_as<uint16_t, P, F, H>(acc, t);
+  if (t.y_type == Type::f32) finish_as<float, P, F, H>(acc, t, first);
+  else finish_as<uint16_t, P, F, H>(acc, t, first);
 }
 
 // The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
@@ -147,11 +149,6 @@ __attribute__((noinline)) void run_tile(const Tile& t) {
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[p];
   for (int i = 0; i < t.tap_count; i++) accumulate<Dot, P, F, H>(acc, xp, t.taps[i], w, wh, t.panel_words, t.steps, ahead, t.ahead_step);
-  if (t.steps2) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[p];
-    accumulate<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.ahead_step);
-  }
   if constexpr (Fold) {  // F panels of 8 outputs, two words each
     vf sums[P][vectors(F / 2, F % 2)];
 #pragma GCC unroll 16
@@ -176,6 +173,24 @@ struct TaskPixels {
   int64_t x_offset[kMaxTaskPixels], x2_offset[kMaxTaskPixels], y_offset[kMaxTaskPixels];
   int count;
 };
+
+// Where the task's pixels lie.
+REGNET_INLINE void find_pixels(const Conv& c, const ConvTask& task, TaskPixels& px) {
+  px.count = task.pixel1 > task.pixel0 ? (int)(task.pixel1 - task.pixel0) : 0;
+  const int64_t area = (int64_t)c.out_h * c.out_w;
+  int64_t n = task.pixel0 / area, oh = task.pixel0 % area / c.out_w, ow = task.pixel0 % c.out_w;
+  for (int i = 0; i < px.count;) {  // what the task has of a row
+    const int end = px.count - i < c.out_w - ow ? px.count : i + (int)(c.out_w - ow);
+    int64_t x_at = n * c.x_image + oh * c.x_row + ow * c.x_pixel, y_at = n * c.y_image + oh * c.y_row + ow * c.y_pixel;
+    if (c.steps2) {
+      int64_t x2_at = n * c.x2_image + oh * c.x2_row + ow * c.x2_pixel;
+      for (int j = i; j < end; j++, x2_at += c.x2_pixel) px.x2_offset[j] = x2_at;
+    }
+    for (; i < end; i++, x_at += c.x_pixel, y_at += c.y_pixel) px.x_offset[i] = x_at, px.y_offset[i] = y_at;
+    ow = 0;
+    if (++oh == c.out_h) oh = 0, n++;
+  }
+}
 
 // A tile-wide set of panels of a task.
 struct PanelSet {
@@ -231,10 +246,9 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
     t.x = s.x + b.first * kWords<Dot>;
-    t.x2 = c.x2 + b.first2;
     t.taps = c.tap_offset + b.tap;
     t.tap_count = b.taps;
-    t.steps = b.steps, t.steps2 = b.steps2;
+    t.steps = b.steps;
     t.w = s.w + b.at * kPanel;
     t.wh = s.w + F * t.panel_words + b.at * 8;
     t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
@@ -247,7 +261,6 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
     for (int i = 0, at = 0; i < tiles; i++) {
       const int here = base + (i < extra);
       t.x_offset = px.x_offset + at;
-      t.x2_offset = px.x2_offset + at;
       t.start = b.at ? aside + at * kLanes : bias;
       if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
       else t.y = static_cast<char*>(c.y) + s.channel * element, t.y_offset = px.y_offset + at;
@@ -285,53 +298,10 @@ REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const 
 }
 
 template <class Dot, bool Fold = false>
-void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+void conv_typed(const Conv& c, const ConvTask& task) {
   TaskPixels px;
-  px.count = (int)(task.pixel1 - task.pixel0);
-  if (px.count <= 0) return;
-  const int64_t area = (int64_t)c.out_h * c.out_w;
-  {
-    int64_t n = task.pixel0 / area, oh = task.pixel0 % area / c.out_w, ow = task.pixel0 % c.out_w;
-    for (int i = 0; i < px.count; i++) {
-      px.x_offset[i] = n * c.x_image + oh * c.x_row + ow * c.x_pixel;
-      px.x2_offset[i] = n * c.x2_image + oh * c.x2_row + ow * c.x2_pixel;
-      px.y_offset[i] = n * c.y_image + oh * c.y_row + ow * c.y_pixel;
-      if (++ow == c.out_w) {
-        ow = 0;
-        if (++oh == c.out_h) oh = 0, n++;
-      }
-    }
-  }
-  const uint32_t* x = c.x;
-  if (c.gate) {  // scale the task's input once, into scratch: the multiplication is 1/channels of the work that follows
-    int64_t n = task.pixel0 / area, left = area - task.pixel0 % area;
-    for (int i = 0; i < px.count; i++) {
-      const float* gate = c.gate + n * c.gate_image;
-      uint32_t* out = scratch + (int64_t)i * c.steps;
-      if (!kIsBf16<Dot>) {
-        const float* in = (const float*)(c.x + px.x_offset[i]);
-        float* o = (float*)out;
-        int k = 0;
-        for (; k + VL <= c.steps; k += VL) store(o + k, load(in + k) * load(gate + k));
-        for (; k < c.steps; k++) {  // by memcpy: the tiles read these words as another type
-          const float scaled = in[k] * gate[k];
-          __builtin_memcpy(o + k, &scaled, sizeof scaled);
-        }
-      } else {
-        const uint16_t* in = (const uint16_t*)(c.x + px.x_offset[i]);
-        uint16_t* o = (uint16_t*)out;
-        int k = 0;
-        for (; k + VL <= 2 * c.steps; k += VL) store_lanes<VL>(o + k, from_bf16(in + k) * load(gate + k));
-        for (; k < 2 * c.steps; k++) {
-          const uint16_t scaled = float_to_bf16(bf16_to_float(in[k]) * gate[k]);
-          __builtin_memcpy(o + k, &scaled, sizeof scaled);
-        }
-      }
-      px.x_offset[i] = (int64_t)i * c.steps;
-      if (--left == 0) left = area, n++;
-    }
-    x = scratch;
-  }
+  find_pixels(c, task, px);
+  if (px.count == 0) return;
   const int per_group = c.panels_per_group();
   constexpr int kPanelLanes = Fold ? kPairPanel : kPanel;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
@@ -360,7 +330,7 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     } else if (half && full && (!kHalfJoins || full == 3)) {
       half = 0;
     }
-    t.x = x + (int64_t)group * c.steps * kWords<Dot>;
+    t.x = c.x + (int64_t)group * c.steps * kWords<Dot>;
     t.w = c.w + group * c.w_group + (int64_t)in_group * kPanel * total;
     t.channel = (int64_t)group * c.group_out + in_group * kPanelLanes;
     const int64_t left = c.group_out - in_group * kPanelLanes;
@@ -371,18 +341,18 @@ void conv_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   }
 }
 
-template <class Dot, class Pair, class Quad>
-void conv_of(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  if (c.fold) conv_typed<Pair, true>(c, task, scratch);
-  else if (c.words == 4) conv_typed<Quad>(c, task, scratch);
-  else if (c.words == 2) conv_typed<Pair>(c, task, scratch);
-  else conv_typed<Dot>(c, task, scratch);
-}
-
 #include "dense_kernels.h"
 
+template <class Dot, class Pair, class Quad>
+void conv_of(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  if (c.fold) conv_typed<Pair, true>(c, task);
+  else if (c.words == 4) conv_typed<Quad>(c, task);
+  else if (c.words == 2) conv_typed<Pair>(c, task);
+  else if (c.groups == 1) dense<Dot>(c, task, scratch);
+  else conv_typed<Dot>(c, task);
+}
+
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  if (c.groups == 1 && c.words == 1) return dense(c, task, scratch);
   if (c.type == Type::f32) conv_of<DotF32, DotPairF32, DotQuadF32>(c, task, scratch);
   else conv_of<DotBf16, DotPairBf16, DotQuadBf16>(c, task, scratch);
 }

@@ -5,27 +5,10 @@
 // first step's in the lower half, and the halves are added at the end of the tile.
 constexpr bool kHalvesShare = VL == 16;
 
-// A run of tiles of P pixels against one tile-wide set of panels, over one block of the reduction. Offsets are in words or elements.
-struct DenseTiles {
+// A run of tiles of P pixels: all that is told of a tile's pixels holds for all of them here.
+struct DenseTiles : Tile {
   int64_t pixels;           // a multiple of P
-  const uint32_t *x, *x2;
-  const int64_t *x_offset, *x2_offset;  // [pixels]
-  const int64_t* taps;
-  int tap_count;
-  int64_t steps, steps2;
-  const uint32_t *w, *wh;   // full panels, half panel
-  int64_t panel_words;
-  const float* start;       // what the sums are added to: the bias of each lane, or what the block before put aside
-  int64_t start_pixel;      // 0 for a bias
-  void* y;
-  const void* residual;     // or null
-  const int64_t* y_offset;  // of both
-  Type y_type;
-  float floor;              // 0 for ReLU, else minus infinity
-  bool silu;
-  float* pool;              // sums of the task's pixels, or null
-  const char* ahead;        // weights that come next
-  int64_t ahead_step;       // bytes of them that are fetched in two steps
+  int64_t ahead_step;       // bytes of the weights that come next, fetched in two steps
 };
 
 // Two steps along the reduction axis.
@@ -43,12 +26,12 @@ REGNET_INLINE void two_steps(vf (&acc)[P][vectors(F, H)], const uint32_t* const 
     const vu both = load_words(wh);
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++) {
-      const vu first = broadcast_at(xp[p] + k), second = broadcast_at(xp[p] + k + 1);
+      const vf first = Dot::fetch(xp[p] + k), second = Dot::fetch(xp[p] + k + 1);
 #pragma GCC unroll 4
-      for (int f = 0; f < F; f++) acc[p][f] = Dot::dot(acc[p][f], (vf)first, a[f]);
+      for (int f = 0; f < F; f++) acc[p][f] = Dot::dot(acc[p][f], first, a[f]);
 #pragma GCC unroll 4
-      for (int f = 0; f < F; f++) acc[p][f] = Dot::dot(acc[p][f], (vf)second, b[f]);
-      acc[p][F] = Dot::dot(acc[p][F], (vf)join_halves(first, second), both);
+      for (int f = 0; f < F; f++) acc[p][f] = Dot::dot(acc[p][f], second, b[f]);
+      acc[p][F] = Dot::dot(acc[p][F], join_halves(first, second), both);
     }
   }
 }
@@ -74,54 +57,11 @@ REGNET_INLINE void walk(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
   }
 }
 
-template <class Y, int P, int F, int H>
-REGNET_INLINE void finish_dense_as(vf (&acc)[P][vectors(F, H)], const DenseTiles& t, int64_t first) {
-  constexpr int V = vectors(F, H);
-  const int64_t* const y_offset = t.y_offset + first;
-  if (t.residual) {
-    const Y* const residual = static_cast<const Y*>(t.residual);
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(residual + y_offset[p], v);
-  }
-  if (t.silu) {
-    vf copy[P * V];  // a copy, so that the accumulators need no address and stay in registers
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) copy[p * V + v] = acc[p][v];
-    silu_all(copy, P * V);
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) acc[p][v] = copy[p * V + v];
-  }
-  const vf floor = broadcast(t.floor);
-  Y* const y = static_cast<Y*>(t.y);
-#pragma GCC unroll 16
-  for (int p = 0; p < P; p++) {
-    Y* const at = y + y_offset[p];
-#pragma GCC unroll 16
-    for (int v = 0; v < V; v++) {
-      acc[p][v] = floor > acc[p][v] ? floor : acc[p][v];  // one max instruction; NaN stays NaN, as torch's
-      store_vector<F, H>(at, v, acc[p][v]);
-    }
-  }
-  if (t.pool) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; v++) {
-      vf sum{};
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++) sum += acc[p][v];
-      store_vector<F, H>(t.pool, v, load_vector<F, H>(t.pool, v) + sum);
-    }
-  }
-}
-
 // The sums begin at zero and the bias comes last: with a choice at the beginning g++ 12 keeps the accumulators on the stack until
 // the loop starts.
-template <class Dot, int P, int F, int H>
+//
+// Single: one tap at offset 0 and no second source, as in nearly all 1x1's: with less to keep in registers.
+template <class Dot, int P, int F, int H, bool Single>
 __attribute__((noinline)) void run_dense(const DenseTiles& t) {
   constexpr int V = vectors(F, H);
   const char* ahead = t.ahead;
@@ -135,24 +75,21 @@ __attribute__((noinline)) void run_dense(const DenseTiles& t) {
     const uint32_t* xp[P];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++) xp[p] = t.x + t.x_offset[first + p];
-    for (int i = 0; i < t.tap_count; i++) walk<Dot, P, F, H>(acc, xp, t.taps[i], w, wh, t.panel_words, t.steps, ahead, t.ahead_step);
-    if (t.steps2) {
+    if constexpr (Single) {
+      walk<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps, ahead, t.ahead_step);
+    } else {
+      for (int i = 0; i < t.tap_count; i++) walk<Dot, P, F, H>(acc, xp, t.taps[i], w, wh, t.panel_words, t.steps, ahead, t.ahead_step);
+      if (t.steps2) {
 #pragma GCC unroll 16
-      for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[first + p];
-      walk<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.ahead_step);
+        for (int p = 0; p < P; p++) xp[p] = t.x2 + t.x2_offset[first + p];
+        walk<Dot, P, F, H>(acc, xp, 0, w, wh, t.panel_words, t.steps2, ahead, t.ahead_step);
+      }
     }
     if constexpr (H != 0 && kHalvesShare) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++) acc[p][F] = add_halves(acc[p][F]);
     }
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++) {
-      const float* const start = t.start + (first + p) * t.start_pixel;
-#pragma GCC unroll 16
-      for (int v = 0; v < V; v++) acc[p][v] += load_vector<F, H>(start, v);
-    }
-    if (t.y_type == Type::f32) finish_dense_as<float, P, F, H>(acc, t, first);
-    else finish_dense_as<uint16_t, P, F, H>(acc, t, first);
+    finish<P, F, H>(acc, t, first);
   }
 }
 
@@ -161,7 +98,8 @@ REGNET_INLINE void dispatch_dense(const DenseTiles& t, int pixels_here) {
   if constexpr (P > 1) {
     if (pixels_here < P) return dispatch_dense<Dot, P - 1, F, H>(t, pixels_here);
   }
-  run_dense<Dot, P, F, H>(t);
+  if (t.tap_count == 1 && t.taps[0] == 0 && t.steps2 == 0) return run_dense<Dot, P, F, H, true>(t);
+  run_dense<Dot, P, F, H, false>(t);
 }
 
 // All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
@@ -247,58 +185,88 @@ REGNET_INLINE void next_set(int& full, int& half) {
 #endif
 }
 
+// A vector of words of weights times the gates of its one or two channels, for VL or 8 lanes.
+template <class Dot, int LANES>
+REGNET_INLINE void scale_words(const uint32_t* w, const float* gate, uint32_t* out) {
+  if constexpr (!kIsBf16<Dot>) {
+    store_lanes<LANES>((float*)out, load_lanes<LANES>((const float*)w) * broadcast(gate[0]));
+  } else {
+    const vu v = (vu)load_lanes<LANES>((const float*)w);
+    const vh low = to_bf16((vf)(v << 16) * broadcast(gate[0])), high = to_bf16((vf)(v & 0xffff0000u) * broadcast(gate[1]));
+    store_lanes<LANES>((float*)out, (vf)(__builtin_convertvector(low, vu) | __builtin_convertvector(high, vu) << 16));
+  }
+}
+
+// `words` words of panels, each of c.steps rows that have a gate and c.steps2 that have none -> out, of the same form.
 template <class Dot>
-void dense_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  TaskPixels px;
-  px.count = (int)(task.pixel1 - task.pixel0);
-  if (px.count <= 0) return;
-  const int64_t area = (int64_t)c.out_h * c.out_w;
-  {
-    int64_t n = task.pixel0 / area, oh = task.pixel0 % area / c.out_w, ow = task.pixel0 % c.out_w;
-    for (int i = 0; i < px.count;) {  // what the task has of a row
-      const int end = px.count - i < c.out_w - ow ? px.count : i + (int)(c.out_w - ow);
-      int64_t x_at = n * c.x_image + oh * c.x_row + ow * c.x_pixel, y_at = n * c.y_image + oh * c.y_row + ow * c.y_pixel;
-      if (c.x2) {
-        int64_t x2_at = n * c.x2_image + oh * c.x2_row + ow * c.x2_pixel;
-        for (int j = i; j < end; j++, x2_at += c.x2_pixel) px.x2_offset[j] = x2_at;
-      }
-      for (; i < end; i++, x_at += c.x_pixel, y_at += c.y_pixel) px.x_offset[i] = x_at, px.y_offset[i] = y_at;
-      ow = 0;
-      if (++oh == c.out_h) oh = 0, n++;
-    }
-  }
-  const uint32_t* x = c.x;
-  if (c.gate) {  // scale the task's input once, into scratch: the multiplication is 1/channels of the work that follows
-    int64_t n = task.pixel0 / area, left = area - task.pixel0 % area;
-    for (int i = 0; i < px.count; i++) {
-      const float* gate = c.gate + n * c.gate_image;
-      uint32_t* out = scratch + (int64_t)i * c.steps;
-      if (!kIsBf16<Dot>) {
-        const float* in = (const float*)(c.x + px.x_offset[i]);
-        float* o = (float*)out;
-        int k = 0;
-        for (; k + VL <= c.steps; k += VL) store(o + k, load(in + k) * load(gate + k));
-        for (; k < c.steps; k++) {  // by memcpy: the tiles read these words as another type
-          const float scaled = in[k] * gate[k];
-          __builtin_memcpy(o + k, &scaled, sizeof scaled);
-        }
+__attribute__((noinline)) void scale_weights(const Conv& c, const uint32_t* w, int64_t words, const float* gate, uint32_t* out) {
+  constexpr int kChannels = kIsBf16<Dot> ? 2 : 1;
+  const int64_t total = c.steps + c.steps2;
+  for (; words > 0; words -= kPanel * total) {
+    const bool half = words < kPanel * total;
+    for (int64_t k = 0; k < c.steps; k++) {
+      if (half) {
+        for (int i = 0; i < 8; i += VL) scale_words<Dot, VL == 16 ? 8 : VL>(w + k * 8 + i, gate + k * kChannels, out + k * 8 + i);
       } else {
-        const uint16_t* in = (const uint16_t*)(c.x + px.x_offset[i]);
-        uint16_t* o = (uint16_t*)out;
-        int k = 0;
-        for (; k + VL <= 2 * c.steps; k += VL) store_lanes<VL>(o + k, from_bf16(in + k) * load(gate + k));
-        for (; k < 2 * c.steps; k++) {
-          const uint16_t scaled = float_to_bf16(bf16_to_float(in[k]) * gate[k]);
-          __builtin_memcpy(o + k, &scaled, sizeof scaled);
-        }
+        for (int i = 0; i < 16; i += VL) scale_words<Dot, VL>(w + k * 16 + i, gate + k * kChannels, out + k * 16 + i);
       }
-      px.x_offset[i] = (int64_t)i * c.steps;
-      if (--left == 0) left = area, n++;
     }
-    x = scratch;
+    const int64_t row = half ? 8 : kPanel;
+    __builtin_memcpy(out + c.steps * row, w + c.steps * row, c.steps2 * row * 4);
+    w += row * total, out += row * total;
   }
+}
+
+// The task's pixels -> out, each c.steps words; `left` of them are of image n. They are read from there then.
+template <class Dot>
+__attribute__((noinline)) void scale_input(const Conv& c, TaskPixels& px, int64_t n, int64_t left, uint32_t* out) {
+  const int64_t area = (int64_t)c.out_h * c.out_w;
+  for (int i = 0; i < px.count; i++, out += c.steps) {
+    const float* const gate = c.gate + n * c.gate_image;
+    if constexpr (!kIsBf16<Dot>) {
+      const float* const in = (const float*)(c.x + px.x_offset[i]);
+      float* const o = (float*)out;
+      int k = 0;
+      for (; k + VL <= c.steps; k += VL) store(o + k, load(in + k) * load(gate + k));
+      for (; k < c.steps; k++) {  // by memcpy: the tiles read these words as another type
+        const float scaled = in[k] * gate[k];
+        __builtin_memcpy(o + k, &scaled, sizeof scaled);
+      }
+    } else {
+      const uint16_t* const in = (const uint16_t*)(c.x + px.x_offset[i]);
+      uint16_t* const o = (uint16_t*)out;
+      int k = 0;
+      for (; k + VL <= 2 * c.steps; k += VL) store_lanes<VL>(o + k, from_bf16(in + k) * load(gate + k));
+      for (; k < 2 * c.steps; k++) {
+        const uint16_t scaled = float_to_bf16(bf16_to_float(in[k]) * gate[k]);
+        __builtin_memcpy(o + k, &scaled, sizeof scaled);
+      }
+    }
+    px.x_offset[i] = (int64_t)i * c.steps;
+    if (--left == 0) left = area, n++;
+  }
+}
+
+template <class Dot>
+void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+  TaskPixels px;
+  find_pixels(c, task, px);
+  if (px.count == 0) return;
+  const int64_t area = (int64_t)c.out_h * c.out_w;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
   const int panels = c.panels_per_group();
+  const uint32_t *x = c.x, *w = c.w + (int64_t)task.panel0 * kPanel * total;
+  if (c.gate) {  // scale the smaller one, the task's weights or its input, once, into scratch
+    const int64_t n = task.pixel0 / area, lanes = panel_lanes(c.group_out) - task.panel0 * kPanel;
+    const int64_t words = total * (task.panel1 < panels ? (task.panel1 - task.panel0) * kPanel : lanes);
+    if (words <= px.count * (int64_t)c.steps && (task.pixel1 - 1) / area == n) {
+      scale_weights<Dot>(c, w, words, c.gate + n * c.gate_image, scratch);
+      w = scratch;
+    } else {
+      scale_input<Dot>(c, px, n, area - task.pixel0 % area, scratch);
+      x = scratch;
+    }
+  }
   PanelSet t{};
   t.conv = &c;
   t.x = x;
@@ -308,15 +276,11 @@ void dense_typed(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   for (int panel = task.panel0; panel < task.panel1;) {
     int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
     next_set(full, half);
-    t.w = c.w + (int64_t)panel * kPanel * total;
+    t.w = w + (int64_t)(panel - task.panel0) * kPanel * total;
     t.channel = (int64_t)panel * kPanel;
     const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
     t.lanes = left < width ? left : width;
     dispatch_dense_panels<Dot>(full, half, t, px);
     panel += full + half;
   }
-}
-
-void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
-  c.type == Type::f32 ? dense_typed<DotF32>(c, task, scratch) : dense_typed<DotBf16>(c, task, scratch);
 }

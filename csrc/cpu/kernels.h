@@ -98,7 +98,7 @@ struct ConvTask {
   int panel0, panel1;
   int64_t pool_slot;
 };
-inline constexpr int kMaxTaskPixels = 192;
+inline constexpr int kMaxTaskPixels = 400;
 
 // A 3x3 stride-1 grouped convolution by Winograd's F(4x4, 3x3), computed in float32: each 6x6 input tile and the weights go through
 // a linear transform, 36 products a channel pair replace the 144 of a 4x4 output tile, and a transform brings the sums back.

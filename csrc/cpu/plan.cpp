@@ -8,8 +8,14 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Half of a small L2, in words: what a task's input should fit into, beside the weights that stream past it.
-constexpr int64_t kInputWords = 48 * 1024;
+// What a task's input should fit into, in words, beside the weights that stream past it: half of a small L2, and its pixels. Processors
+// with AVX-512 have 1 MiB of L2 and more; there a dense convolution takes twice as much, so that its weights pass half as often.
+struct TaskInput {
+  int64_t words, pixels;
+};
+TaskInput task_input(const Conv& c, const Kernels& k) {
+  return k.vector_floats == 16 && c.groups == 1 && c.words == 1 ? TaskInput{96 * 1024, kMaxTaskPixels} : TaskInput{48 * 1024, 192};
+}
 // Multiply-adds below which a task is not worth its counter and its prologue (about 2 microseconds of one core).
 constexpr int64_t kTaskMacs = 150'000;
 constexpr int64_t kTasksPerWorker = 4;  // so that a core slowed by its neighbours costs a quarter of a phase, not half
@@ -34,7 +40,8 @@ Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k, const
   const int64_t panels = c.panels();
   const int64_t macs = pixels * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
-  int64_t block = std::clamp<int64_t>(kInputWords / pixel_words, 2 * k.pixel_tile, kMaxTaskPixels);
+  const TaskInput most = task_input(c, k);
+  int64_t block = std::clamp<int64_t>(most.words / pixel_words, 2 * k.pixel_tile, most.pixels);
   int64_t blocks = divide_up(pixels, block), splits = 1;
   const int64_t units = divide_up(panels, unit_panels(c, k));
   if (choice.block > 0) {

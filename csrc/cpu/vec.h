@@ -58,23 +58,14 @@ REGNET_INLINE vu load_half_words(const uint32_t* p) {
 }
 #endif
 
-// A word from memory in all lanes, as a float: g++ 12 takes an integer through a general register.
-REGNET_INLINE vu broadcast_at(const uint32_t* p) {
-  float s;
-  __builtin_memcpy(&s, p, 4);
-  return (vu)broadcast(s);
-}
-
 #if VL == 16
 // The lower half of a, the upper half of b; and the sum of v's halves, in the lower one.
-REGNET_INLINE vu join_halves(vu a, vu b) {
-  return (vu)_mm512_mask_blend_ps(0xff00, (__m512)a, (__m512)b);
-}
+REGNET_INLINE vf join_halves(vf a, vf b) { return (vf)_mm512_mask_blend_ps(0xff00, (__m512)a, (__m512)b); }
 REGNET_INLINE vf add_halves(vf v) {
   return v + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 #else  // never called
-REGNET_INLINE vu join_halves(vu a, vu) { return a; }
+REGNET_INLINE vf join_halves(vf a, vf) { return a; }
 REGNET_INLINE vf add_halves(vf v) { return v; }
 #endif
 

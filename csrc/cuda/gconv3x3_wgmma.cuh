@@ -13,7 +13,7 @@
 #include <wgmma.h>
 
 #include "activation.cuh"
-#include "gconv3x3.cuh"
+#include "columns.cuh"
 #include "gconv3x3_wgmma_plan.h"
 
 namespace regnet_kernels {

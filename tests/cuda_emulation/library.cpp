@@ -1,5 +1,6 @@
 // The emulated kernels as C functions, for ctypes.
 #include "emulate.h"
+#include "emulate_wgmma.h"
 
 extern "C" int emulate_gconv3x3(const int* conv, int dtype, const void* x, size_t x_bytes, const void* weight,
                                 size_t weight_bytes, const float* bias, void* y, size_t y_bytes, float* sums, size_t sums_bytes, int multiprocessors,

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from . import configs
+from .machine import machine
 from .shapes import GateShape
 from .tiles import unit
 
@@ -20,15 +21,15 @@ INTS = ["images", "tiles", "units", "squeeze"]
 
 @triton.jit
 def _hidden(sums, w1, b1, image, there, tiles, scale, channels, squeeze, unit, PRECISION: tl.constexpr, BI: tl.constexpr,
-            BC: tl.constexpr, BS: tl.constexpr):
-    """relu(mean w1^T + b1) of the images and the hidden units `unit`, (BI, BS) float32."""
+            BC: tl.constexpr, BS: tl.constexpr, TOGETHER: tl.constexpr):
+    """relu(mean w1^T + b1) of the images and the hidden units `unit`, (BI, BS) float32. TOGETHER: tiles whose loads are under way at once."""
     acc = tl.zeros((BI, BS), tl.float32)
     for start in range(0, channels, BC):
         channel = start + tl.arange(0, BC)
         wanted = channel < channels
         mean = tl.zeros((BI, BC), tl.float32)
         at = image[:, None] * tiles * channels + channel[None, :]
-        for tile in tl.range(tiles, loop_unroll_factor=4):  # the loads of four tiles are under way at once
+        for tile in tl.range(tiles, loop_unroll_factor=TOGETHER):
             mean += tl.load(sums + at + tile * channels, mask=there[:, None] & wanted[None, :], other=0.0)
         w = tl.load(w1 + unit[None, :] * channels + channel[:, None], mask=(unit < squeeze)[None, :] & wanted[:, None], other=0.0)
         acc = tl.dot((mean * scale).to(w1.dtype.element_ty), w, acc, input_precision=PRECISION)
@@ -55,25 +56,27 @@ def _store_gate(gate, acc, b2, image, there, channel, channels):
 
 @triton.jit(do_not_specialize=INTS)
 def gate_kernel(sums, w1, b1, w2, b2, gate, images, tiles, scale, units, squeeze,
-                UNIT: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, BI: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, BO: tl.constexpr):
+                UNIT: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, BI: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
+                BO: tl.constexpr, TOGETHER: tl.constexpr):
     channels = units * UNIT
     image = tl.program_id(0) * BI + tl.arange(0, BI)
     channel = tl.program_id(1) * BO + tl.arange(0, BO)
     acc = tl.zeros((BI, BO), tl.float32)
     for start in range(0, squeeze, BS):
         unit = start + tl.arange(0, BS)
-        hidden = _hidden(sums, w1, b1, image, image < images, tiles, scale, channels, squeeze, unit, PRECISION, BI, BC, BS)
+        hidden = _hidden(sums, w1, b1, image, image < images, tiles, scale, channels, squeeze, unit, PRECISION, BI, BC, BS, TOGETHER)
         acc = _excite(acc, hidden, w2, unit, channel, channels, squeeze, TRANSPOSED, PRECISION)
     _store_gate(gate, acc, b2, image, image < images, channel, channels)
 
 
 @triton.jit(do_not_specialize=INTS)
 def hidden_kernel(sums, w1, b1, hidden, images, tiles, scale, units, squeeze,
-                  UNIT: tl.constexpr, PRECISION: tl.constexpr, BI: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr):
+                  UNIT: tl.constexpr, PRECISION: tl.constexpr, BI: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
+                  TOGETHER: tl.constexpr):
     channels = units * UNIT
     image = tl.program_id(0) * BI + tl.arange(0, BI)
     unit = tl.program_id(1) * BS + tl.arange(0, BS)
-    value = _hidden(sums, w1, b1, image, image < images, tiles, scale, channels, squeeze, unit, PRECISION, BI, BC, BS)
+    value = _hidden(sums, w1, b1, image, image < images, tiles, scale, channels, squeeze, unit, PRECISION, BI, BC, BS, TOGETHER)
     tl.store(hidden + image[:, None] * squeeze + unit[None, :], value, mask=(image < images)[:, None] & (unit < squeeze)[None, :])
 
 
@@ -112,10 +115,12 @@ def se_gate(sums: torch.Tensor, w1: torch.Tensor, b1: torch.Tensor, w2: torch.Te
     last = {"BO": config.columns, "TRANSPOSED": transposed}
     few = min(256, max(32, triton.next_power_of_2(squeeze)))  # hidden units a step of the second launch: it waits for each step
     if config.launches == 1:
-        gate_kernel[(images, parts)](sums, w1, b1, w2, b2, gate, n, tiles, 1 / count, units, squeeze, BC=config.depth, **last, **fixed)
+        together = 4 if machine(sums.device).arch == "sm_90" else 1  # elsewhere it spills
+        gate_kernel[(images, parts)](sums, w1, b1, w2, b2, gate, n, tiles, 1 / count, units, squeeze, BC=config.depth, TOGETHER=together,
+                                     **last, **fixed)
         return gate
     hidden = torch.empty((n, squeeze), dtype=torch.float32, device=sums.device)
     hidden_kernel[(images, triton.cdiv(squeeze, config.units))](
-        sums, w1, b1, hidden, n, tiles, 1 / count, units, squeeze, BC=config.depth, **fixed)
+        sums, w1, b1, hidden, n, tiles, 1 / count, units, squeeze, BC=config.depth, TOGETHER=4, **fixed)
     excite_kernel[(images, parts)](hidden, w2, b2, gate, n, units, squeeze, **last, **{**fixed, "BS": few})
     return gate
