@@ -242,7 +242,7 @@ def traffic_report(names):
 
 HEADER = """# GPU report
 
-Made by `python -m benchmarks.gpu_report` without a GPU. **No GPU time has been measured.** How to read it, and how the kernels
+Made by `python -m benchmarks.gpu_report` without a GPU; nothing in it was measured. What was, how to read it, and how the kernels
 work: [gpu.md](gpu.md)."""
 
 if __name__ == "__main__":

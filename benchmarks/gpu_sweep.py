@@ -4,9 +4,9 @@ many configurations.
     python -m benchmarks.gpu_sweep --compile 14                 # first, or beside other work: fills Triton's cache, needs no card
     python -m benchmarks.gpu_sweep --seconds 100 --output sweep.jsonl
 
-One line of JSON a launch: its shape, the sum of its floors over the models and the time of each way, in us. A time is one of several launches in a CUDA graph, one
-after the other on the same tensors, so that maps which the L2 cache holds are found there, as in a network. Those launches come
-first whose floors, summed over the models, are largest. A way counts only where it agrees with cuDNN.
+One line of JSON a launch: its shape, the sum of its floors over the models and the time of each way, in us. A time is one of several
+launches in a CUDA graph, one after the other on the same tensors, so that maps which the L2 cache holds are found there, as in a
+network. Those launches come first whose floors, summed over the models, are largest. A way counts only where it agrees with cuDNN.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from regnet_kernels.backends import cuda, hopper  # noqa: E402
 from regnet_kernels.backends.gpu import choice  # noqa: E402
 from regnet_kernels.backends.triton import configs, fusion  # noqa: E402
 from regnet_kernels.backends.triton.machine import Machine, machine  # noqa: E402
-from regnet_kernels.backends.triton.shapes import SHAPES, DirectShape, ExpandShape, GateShape, GroupedShape, PointwiseShape, Shape  # noqa: E402
+from regnet_kernels.backends.triton.shapes import (SHAPES, DirectShape, ExpandShape, GateShape, GroupedShape,  # noqa: E402
+                                                   PointwiseShape, Shape)
 from regnet_kernels.backends.triton.tiles import cut_columns  # noqa: E402
 from regnet_kernels.tuning import table  # noqa: E402
 from regnet_kernels.tuning.launches import make  # noqa: E402
@@ -46,8 +47,9 @@ TOLERANCE = 2e-2  # of the largest result
 SMALL_ROWS = 4096  # below it a launch is one or two rounds of programs at most
 # rows, columns at most, depth, warps, stages
 POINTWISE = ((128, 128, 64, 4, 3), (128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 32, 4, 4), (128, 128, 128, 8, 2),
-             (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (64, 256, 64, 4, 3), (64, 128, 64, 4, 3), (64, 128, 64, 4, 5),
-             (128, 64, 64, 4, 3), (256, 64, 64, 8, 3), (64, 64, 64, 4, 3), (64, 128, 128, 4, 2), (256, 128, 64, 8, 2))
+             (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (64, 256, 64, 4, 3), (64, 128, 64, 4, 3),
+             (64, 128, 64, 4, 5), (128, 64, 64, 4, 3), (256, 64, 64, 8, 3), (64, 64, 64, 4, 3), (64, 128, 128, 4, 2),
+             (256, 128, 64, 8, 2))
 GROUPED = ((128, 128, 64, 4, 3), (128, 128, 64, 8, 3), (128, 128, 32, 4, 4), (128, 128, 32, 8, 4), (64, 128, 64, 4, 3), (64, 128, 32, 4, 4),
            (256, 128, 64, 8, 3), (256, 128, 32, 8, 3), (128, 128, 16, 4, 4), (64, 128, 64, 4, 5), (128, 64, 64, 4, 3))
 SMALL = ((64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (32, 64, 64, 4, 4), (32, 32, 64, 2, 4), (16, 64, 64, 4, 4), (16, 32, 64, 2, 4),
@@ -57,8 +59,9 @@ SMALL_GROUPED = ((64, 64, 64, 4, 4), (32, 64, 64, 4, 4), (16, 64, 64, 4, 4), (16
                  (16, 16, 64, 1, 4), (16, 16, 64, 2, 5), (32, 32, 64, 4, 4))
 DIRECT = ((128, 32, 32, 4, 1), (128, 32, 32, 8, 1), (256, 32, 32, 8, 1), (256, 32, 32, 4, 1), (64, 32, 32, 2, 1), (32, 32, 32, 2, 1))
 # images, depth, units, columns, warps, stages, launches
-GATES = ((16, 64, 64, 32, 4, 2, 1), (16, 64, 64, 32, 4, 2, 2), (16, 128, 16, 64, 4, 2, 2), (16, 128, 32, 32, 4, 3, 2), (16, 256, 16, 32, 4, 2, 2),
-         (16, 256, 32, 32, 4, 2, 2), (16, 512, 16, 32, 4, 2, 2), (16, 512, 16, 16, 8, 1, 2), (16, 128, 16, 32, 2, 4, 2), (16, 256, 16, 64, 8, 3, 2))
+GATES = ((16, 64, 64, 32, 4, 2, 1), (16, 64, 64, 32, 4, 2, 2), (16, 128, 16, 64, 4, 2, 2), (16, 128, 32, 32, 4, 3, 2),
+         (16, 256, 16, 32, 4, 2, 2), (16, 256, 32, 32, 4, 2, 2), (16, 512, 16, 32, 4, 2, 2), (16, 512, 16, 16, 8, 1, 2),
+         (16, 128, 16, 32, 2, 4, 2), (16, 256, 16, 64, 8, 3, 2))
 
 
 def main() -> int:

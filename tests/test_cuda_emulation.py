@@ -182,7 +182,8 @@ MISTAKES = {  # what is changed in the kernel -> what the emulator says of it
 
 
 WGMMA_MISTAKES = {
-    "no barrier after the halo": ("    device::barrier();  // the halo has arrived for all; all have added up the last tile's sums\n", "", RACE),
+    "no barrier after the halo": ("    device::barrier();  // the halo has arrived for all; all have added up the last tile's sums\n",
+                                  "", RACE),
     "no wait for the halo": ("wait_copies<1>", "wait_copies<2>", RACE),
     "no fence before the products": ("    device::fence_shared();\n", "", "without fence_shared"),
     "no barrier before the sums are added": ("    device::barrier();  // all have multiplied; the warps' sums are there\n", "", RACE),

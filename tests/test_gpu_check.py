@@ -357,7 +357,8 @@ def test_commands_end_in_time_and_say_why():
 
 def test_a_trace_tells_which_kernels_belong_to_which_layer():
     spans = [{"cat": "user_annotation", "name": f"layer {index}", "ts": 20 * index, "dur": 10} for index in range(2)]
-    launches = [{"cat": cat, "ts": at, "args": {"correlation": at}} for cat, at in (("cuda_driver", 5), ("cuda_runtime", 25), ("cuda_runtime", 40))]
+    calls = ("cuda_driver", 5), ("cuda_runtime", 25), ("cuda_runtime", 40)
+    launches = [{"cat": cat, "ts": at, "args": {"correlation": at}} for cat, at in calls]
     kernels = [{"cat": "kernel", "name": f"k{at}", "ts": 100 + at, "dur": 3, "args": {"correlation": at}} for at in (25, 5, 40)]
     assert gpu_layers.in_order([*kernels, *spans, *launches]) == [("layer 0", "k5", 105.0, 3.0), ("layer 1", "k25", 125.0, 3.0),
                                                                  (None, "k40", 140.0, 3.0)]
@@ -370,7 +371,8 @@ def test_a_sweep_tries_each_cut_once_and_the_heuristic_first():
     card = Machine("sm_90", 132)
     for job in gpu_sweep.jobs(gpu_sweep.parse(["--models", "regnety_400mf", "--batches", "256", "1"]), CARDS[1])[::7]:
         found = gpu_sweep.candidates(card, job.dtype, job.shape)
-        assert len(found) == len(set(found)) and (job.shape.kernel == "expand_grouped" or found[0] == configs.heuristic(card, job.dtype, job.shape))
+        assert len(found) == len(set(found))
+        assert job.shape.kernel == "expand_grouped" or found[0] == configs.heuristic(card, job.dtype, job.shape)
 
 
 def test_the_traffic_model_counts_the_flops_of_the_paper_and_the_bytes_of_a_block_by_hand():

@@ -64,7 +64,8 @@ def test_heuristics_on_hopper(monkeypatch):
 
 def test_tiles_for_hopper():
     """The estimate's first choice fits a block, covers the map and keeps whole maps only where they are whole."""
-    for images, side, channels, group_width, stride in ((256, 14, 576, 24, 1), (256, 7, 1008, 48, 2), (1, 56, 72, 24, 1), (32, 28, 240, 120, 1)):
+    layers = (256, 14, 576, 24, 1), (256, 7, 1008, 48, 2), (1, 56, 72, 24, 1), (32, 28, 240, 120, 1)
+    for images, side, channels, group_width, stride in layers:
         for tile in hopper.candidates(images, side, side, channels, group_width, stride, True, 132)[:5]:
             need = hopper.needs(tile, group_width, stride, True)
             assert need.shared <= hopper.SHARED and need.steps * 2 >= 9 * group_width // 8

@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, TILES > 4 ? 2 : 3)
   // The places of the halo's pixels, and their image, line and column as one number.
   const int pixels = plan.tile.images * plan.real_lines * plan.real_columns;
   for (int i = thread; i < pixels; i += kWgmmaThreads) {
-    const int column = i % plan.real_columns, line = i / plan.real_columns % plan.real_lines, image = i / plan.real_columns / plan.real_lines;
+    const int column = i % plan.real_columns, line = i / plan.real_columns % plan.real_lines;
+    const int image = i / plan.real_columns / plan.real_lines;
     const int across = conv.stride == 1 ? column : column % 2 * (plan.tile.width + 1) + column / 2;
     device::store_shared_int(table + i * 8, image * plan.image_places + line * plan.line + across);
     device::store_shared_int(table + i * 8 + 4, image << 20 | line << 10 | column);
@@ -213,7 +214,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, TILES > 4 ? 2 : 3)
       if (channel >= outputs || first_image + image >= conv.images) continue;
       float sum = 0.f;
 #pragma unroll
-      for (int from = 0; from < kWgmmaThreads / 32; ++from) sum += device::load_shared_float(sums_of(from, image, group * kColumns + channel));
+      for (int from = 0; from < kWgmmaThreads / 32; ++from) {
+        sum += device::load_shared_float(sums_of(from, image, group * kColumns + channel));
+      }
       const int tiles = plan.tiles_down * plan.tiles_across;
       const size_t row = static_cast<size_t>(first_image + image) * tiles + tile % tiles;
       device::store_global(sums + row * conv.channels + first_channel + group * conv.group_width + first_output + channel, sum);

@@ -13,8 +13,8 @@ CAPABILITY = (9, 0)
 SHARED = 232448  # bytes that a block may have
 SHARED_OF_ALL = 233472  # of a multiprocessor, of which each block takes 1 KiB for the system
 MOST_STEPS, MOST_PLACES = 96, 1 << 14
-# Of an estimate in clocks of a multiprocessor, fitted to 600 times of tiles on an H200 (benchmarks/results/nvidia-h200): the tile that it
-# takes for best took 2 % longer than the best one, on average over layers with groups up to 64.
+# Of an estimate in clocks of a multiprocessor, fitted to 1,000 times of tiles on an H200 (benchmarks/results/nvidia-h200): the tile that
+# it takes for best took 3 % longer than the best one, on average over layers with groups up to 64.
 STEP = 54  # a product of 64 rows and 16 inputs, as long as its columns do not take longer
 RESULTS = 170  # a warpgroup's results: bias, activation, stores
 COPY = 0.38  # starting a copy of 16 bytes
@@ -79,7 +79,7 @@ def candidates(images: int, height: int, width: int, channels: int, group_width:
             continue
         spatial = -(-images // tile.images) * -(-height // tile.height) * -(-width // tile.width)
         slices = -(-groups_of_all // tile.groups) * parts
-        together = max(1, min(3 if need.outputs <= 32 else 2, SHARED_OF_ALL // (need.shared + 1024)))  # limited by registers, as well
+        together = max(1, min(3 if need.outputs <= 32 else 2, SHARED_OF_ALL // (need.shared + 1024)))  # registers limit it as well
         blocks = max(1, min(spatial, multiprocessors * together // slices))
         waves = -(-slices * blocks // (multiprocessors * together))  # above 1 only where there are more slices than blocks at once
         rounds = -(-spatial // blocks) * waves
@@ -105,6 +105,7 @@ def _tiles(images: int, height: int, width: int, groups: int, group_width: int):
                         yield Tile(lines, columns, together, count, stages)
 
 
-def tile(images: int, height: int, width: int, channels: int, group_width: int, stride: int, pool: bool, multiprocessors: int) -> Tile | None:
+def tile(images: int, height: int, width: int, channels: int, group_width: int, stride: int, pool: bool,
+         multiprocessors: int) -> Tile | None:
     """The best tile by the estimate, None where none fits. height, width: of the result."""
     return next(iter(candidates(images, height, width, channels, group_width, stride, pool, multiprocessors)), None)

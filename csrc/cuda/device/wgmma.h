@@ -48,8 +48,8 @@ __device__ __forceinline__ void end_products(float (&sum)[TILES][4]) {
   hold(sum);
 }
 
-// sum = a (64 rows x 16) * b (16 x TILES * 8 columns), plus the sum where `add` is not 0. Warp w of the warpgroup holds the rows from 16 w on: of n-tile `tile` this
-// lane's row lane / 4 in sum[tile][0..1], row lane / 4 + 8 in [2..3], columns lane % 4 * 2 and the next.
+// sum = a (64 rows x 16) * b (16 x TILES * 8 columns), plus the sum where `add` is not 0. Warp w of the warpgroup holds the rows from
+// 16 w on: of n-tile `tile` this lane's row lane / 4 in sum[tile][0..1], row lane / 4 + 8 in [2..3], columns lane % 4 * 2 and the next.
 
 __device__ __forceinline__ void multiply_rows(Half, float (&sum)[1][4], uint64_t a, uint64_t b, int add) {
   asm volatile(

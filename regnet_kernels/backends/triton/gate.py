@@ -22,7 +22,7 @@ INTS = ["images", "tiles", "units", "squeeze"]
 @triton.jit
 def _hidden(sums, w1, b1, image, there, tiles, scale, channels, squeeze, unit, PRECISION: tl.constexpr, BI: tl.constexpr,
             BC: tl.constexpr, BS: tl.constexpr, TOGETHER: tl.constexpr):
-    """relu(mean w1^T + b1) of the images and the hidden units `unit`, (BI, BS) float32. TOGETHER: tiles whose loads are under way at once."""
+    """relu(mean w1^T + b1) of the images and the hidden units `unit`, (BI, BS) float32. TOGETHER: tiles that are loaded at once."""
     acc = tl.zeros((BI, BS), tl.float32)
     for start in range(0, channels, BC):
         channel = start + tl.arange(0, BC)
