@@ -10,7 +10,7 @@ import torch
 
 from regnet.cli import main
 
-COMMANDS = ("list", "info", "parity", "bench", "convert", "env")
+COMMANDS = ("list", "info", "parity", "bench", "tune", "convert", "env")
 TINY = ("--resolution", "64", "--rounds", "1", "--block-seconds", "0.005", "--threads", "1")
 
 
