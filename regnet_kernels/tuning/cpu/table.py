@@ -25,7 +25,8 @@ def load() -> None:
     with _lock:
         if _entries is None:
             _entries = _read()
-            _install()
+            if _entries:
+                _install()
 
 
 def entries() -> store.Entries:
