@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import regnet_kernels
 import torch
 from regnet_kernels import quick
+from regnet_kernels.packing import CONV
 from regnet_kernels.steps import channels
 from torch import Tensor, nn
 
@@ -65,9 +66,11 @@ class FusedBlocks(nn.Module):
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """One small image through the CPU's kernels, so that the first call finds threads, code and weights where it needs them."""
+        """One image of the usual size through the CPU's kernels, so that the first call finds threads, code, weights and working memory
+        where it needs them. (Huge pages of working memory can take the system 10 ms.)"""
         if self._programs is not None:
-            self._run(torch.zeros((1, self.packed.c_in, 32, 32), dtype=self.dtype))
+            side = 224 if self.packed.specs[0].kind == CONV else 56  # a stretch of a network begins behind its stem
+            self._run(torch.zeros((1, self.packed.c_in, side, side), dtype=self.dtype))
 
     def run_steps(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Steps start .. stop - 1 on x, in one op."""
