@@ -223,6 +223,28 @@ __attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int6
   }
 }
 
+// What all tiles of a set of `lanes` output channels, F of its panels full, share in one block of the reduction. raw: their sums are put
+// aside, for the next block or because lanes are missing.
+template <class Dot, int F>
+REGNET_INLINE void set_block(Tile& t, const PanelSet& s, const Block& b, bool raw, int lanes) {
+  const Conv& c = *s.conv;
+  t.x = s.x + b.first * kWords<Dot>;
+  t.x2 = c.x2 + b.first2;
+  t.taps = c.tap_offset + b.tap;
+  t.tap_count = b.taps;
+  t.steps = b.steps, t.steps2 = b.steps2;
+  t.w = s.w + b.at * kPanel;
+  t.wh = s.w + F * t.panel_words + b.at * 8;
+  t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
+  t.silu = !raw && c.activation == Activation::silu;
+  t.y_type = raw ? Type::f32 : c.y_type;
+  t.pool = raw || !s.pool ? nullptr : s.pool + s.channel;
+  t.start_pixel = b.at ? lanes : 0;
+  const int64_t element = c.y_type == Type::f32 ? 4 : 2;
+  t.residual = raw || !c.residual ? nullptr : static_cast<const char*>(c.residual) + s.channel * element;
+  t.y = static_cast<char*>(c.y) + s.channel * element;
+}
+
 // All pixels of the task against a set of panels. The pixels are shared out evenly over the tiles: 49 pixels in tiles of 6 become
 // 4 x 6 and 5 x 5, never 8 x 6 and one lonely pixel.
 template <class Dot, bool Fold, int F, int H>
@@ -245,25 +267,13 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   const char* const next = (const char*)(s.w + blocks.total() * kRow);
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
-    t.x = s.x + b.first * kWords<Dot>;
-    t.taps = c.tap_offset + b.tap;
-    t.tap_count = b.taps;
-    t.steps = b.steps;
-    t.w = s.w + b.at * kPanel;
-    t.wh = s.w + F * t.panel_words + b.at * 8;
-    t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
-    t.silu = !raw && c.activation == Activation::silu;
-    t.y_type = raw ? Type::f32 : c.y_type;
-    t.pool = raw || !s.pool ? nullptr : s.pool + s.channel;
-    t.start_pixel = b.at ? kLanes : 0;
-    const int64_t element = c.y_type == Type::f32 ? 4 : 2;
-    t.residual = raw || !c.residual ? nullptr : static_cast<const char*>(c.residual) + s.channel * element;
+    set_block<Dot, F>(t, s, b, raw, kLanes);
     for (int i = 0, at = 0; i < tiles; i++) {
       const int here = base + (i < extra);
       t.x_offset = px.x_offset + at;
       t.start = b.at ? aside + at * kLanes : bias;
       if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
-      else t.y = static_cast<char*>(c.y) + s.channel * element, t.y_offset = px.y_offset + at;
+      else t.y_offset = px.y_offset + at;
       t.ahead = next + kRow * 4 * (b.at + b.count() * i / tiles);
       dispatch_pixels<Dot, Fold, P, F, H>(t, here);
       at += here;

@@ -124,21 +124,8 @@ void run_dense_panels(const PanelSet& s, const TaskPixels& px) {
   const char* const next = (const char*)(s.w + blocks.total() * kLanes);
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
-    t.x = s.x + b.first;
-    t.x2 = c.x2 + b.first2;
-    t.taps = c.tap_offset + b.tap;
-    t.tap_count = b.taps;
-    t.steps = b.steps, t.steps2 = b.steps2;
-    t.w = s.w + b.at * kPanel;
-    t.wh = s.w + F * t.panel_words + b.at * 8;
-    t.floor = !raw && c.activation == Activation::relu ? 0.0f : -__builtin_inff();
-    t.silu = !raw && c.activation == Activation::silu;
-    t.y_type = raw ? Type::f32 : c.y_type;
-    t.pool = raw || !s.pool ? nullptr : s.pool + s.channel;
-    t.start_pixel = b.at ? kLanes : 0;
-    const int64_t element = c.y_type == Type::f32 ? 4 : 2;
-    t.residual = raw || !c.residual ? nullptr : static_cast<const char*>(c.residual) + s.channel * element;
-    t.y = raw ? static_cast<void*>(aside) : static_cast<char*>(c.y) + s.channel * element;
+    set_block<Dot, F>(t, s, b, raw, kLanes);
+    if (raw) t.y = aside;
     const int64_t* const y_offset = raw ? aside_offset : px.y_offset;
     t.ahead = next + kLanes * 4 * b.at;
     for (int at = 0, here = base + 1; here >= base; here--) {  // `extra` tiles of one more pixel, then the others

@@ -66,10 +66,10 @@ class FusedBlocks(nn.Module):
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """One image of the usual size through the CPU's kernels, so that the first call finds threads, code, weights and working memory
-        where it needs them. (Huge pages of working memory can take the system 10 ms.)"""
+        """One image through the CPU's kernels, so that the first call finds threads, code and weights where it needs them. A whole
+        network's has the usual size, and brings in working memory, whose huge pages can take the system 10 ms."""
         if self._programs is not None:
-            side = 224 if self.packed.specs[0].kind == CONV else 56  # a stretch of a network begins behind its stem
+            side = 224 if self.packed.specs[0].kind == CONV else 32
             self._run(torch.zeros((1, self.packed.c_in, side, side), dtype=self.dtype))
 
     def run_steps(self, x: Tensor, start: int, stop: int) -> Tensor:
