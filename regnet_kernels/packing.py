@@ -1,6 +1,6 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 4. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 5. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
@@ -10,8 +10,7 @@ weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elem
     conv   nothing
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
     conv   for each group panels(w: (O / groups, k k C / groups)), K ordered (kh, kw, ci); bias (O)
-    block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O); where the step's
-           Winograd flag is set (integer 13), for T groups together panels of b's 36 transformed weights: (T g, g) each (winograd.py)
+    block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O)
     head   bias (O), nothing for O = 0
 Of a block's inner channels, M, everything is in the order of interleave.py: rows of a and its bias in that of the 3x3's input (in
 bfloat16 pairs of channels), all else in that of its output. For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.
@@ -34,7 +33,7 @@ from .memory import empty, trim
 from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels, word_of
 from .steps import BlockStep, ConvStep, HeadStep, Step, Weight, channels, check_steps, rows_of, scaled_weights
 
-VERSION = 4
+VERSION = 5
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -79,8 +78,7 @@ class StepSpec(NamedTuple):
         if self.kind == HEAD:
             return [self.c_out] if self.c_out else []
         matrix = self.se_width * self.c_mid
-        se = [matrix, self.se_width, matrix, self.c_mid] if self.se_width else []
-        return [self.c_mid, self.c_mid, *se, self.c_out, *([36 * self.c_mid * self.group_width] if self.winograd else [])]
+        return [self.c_mid, self.c_mid, *([matrix, self.se_width, matrix, self.c_mid] if self.se_width else []), self.c_out]
 
     def group_runs(self) -> list[GroupRun]:
         """Of a block's 3x3."""
@@ -108,8 +106,8 @@ class PackedNetwork(BlobNetwork):
 def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, exact: bool = False) -> PackedNetwork:
     """Pack steps for computing in `dtype`: torch.float32 (also for float16 images) or torch.bfloat16.
 
-    exact: leave out the Winograd form of the stride-1 3x3 convolutions; without it they may run about twice as fast, with
-    two to three times the rounding error of a direct float32 convolution.
+    exact: compute every convolution directly. Otherwise those of stride 1 may go by Winograd, up to twice as fast, with two to three times
+    the rounding error of a direct float32 convolution.
     The tensors may have any floating dtype; weights are rounded to `dtype`, everything in the params blob to float32.
     Differentiable with respect to the steps' tensors. Raises ValueError that names the step and tensor that do not fit.
     """
@@ -153,7 +151,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 4 says."""
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 5 says."""
     specs = [StepSpec(*step[:14]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
@@ -258,7 +256,6 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     order_in = spec.channel_order(word_of(weights.values.dtype)).to(weights.values.device)
     order = spec.channel_order().to(weights.values.device)
     _add_dense(weights, section_a, a, rows=order_in, unit=spec.group_width * interleave(spec.group_width))
-    b = rows_of(b) if spec.winograd else b  # which reads it twice
     _add_runs(weights, b, spec)
     _add_dense(weights, section_c, c, *shortcut, columns=order)
     params.add(_bias(a_bias, params, spec.c_mid)[order_in])
@@ -268,8 +265,6 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
         for section in (rows_of(w1).flatten(1)[:, order], b1, rows_of(w2).flatten(1).t()[:, order], b2[order]):
             params.add(section)
     params.add(c_bias)
-    if spec.winograd:
-        _add_winograd_runs(params, b, spec)
 
 
 def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
@@ -302,17 +297,6 @@ def _add_runs(blob: _Blob, weight: Weight, spec: StepSpec) -> None:
             return interleaved(rows_of(weight, *at).permute(0, 2, 3, 1).reshape(-1, width, k), together)
 
         blob.add_panels((count, together * width, k), make, pairs=together == 1 and packs_pairs(width))
-
-
-def _add_winograd_runs(blob: _Blob, weight: torch.Tensor, spec: StepSpec) -> None:
-    """The same in Winograd's form, 36 matrices for groups that are together."""
-    width = spec.group_width
-    for together, first, count in spec.group_runs():
-        def make(start: int, stop: int) -> torch.Tensor:
-            at = [(first + matrix // 36 * together) * width for matrix in (start, stop)]
-            return winograd.transform_weights(weight[slice(*at)], together)
-
-        blob.add_panels((count * 36, together * width, width), make, unit=36)
 
 
 def _add_grouped(blob: _Blob, weight: Weight, section: tuple[int, int, int]) -> None:

@@ -39,6 +39,7 @@ namespace {
 #include "vec.h"
 #include "tiles.h"
 #include "conv_kernels.h"
+#include "winograd_transforms.h"
 #include "winograd_kernels.h"
 #include "squeeze_kernels.h"
 

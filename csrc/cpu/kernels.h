@@ -100,41 +100,57 @@ struct ConvTask {
 };
 inline constexpr int kMaxTaskPixels = 400;
 
-// A 3x3 stride-1 grouped convolution by Winograd's F(4x4, 3x3), computed in float32: each 6x6 input tile and the weights go through
-// a linear transform, 36 products a channel pair replace the 144 of a 4x4 output tile, and a transform brings the sums back.
-// x: NHWC, already padded by one on the left and top and by at least 1 (up to 4 * tiles + 2 pixels in all) right and below.
-// Where `together` > 1, each group here is so many interleaved ones (see `interleave`).
+// A 3x3 stride-1 grouped convolution of float32 maps by Winograd's F(4x4, 3x3): each 6x6 input tile and the weights go through a linear
+// transform, 36 products a channel pair replace the 144 of a 4x4 output tile, and a transform brings the sums back.
+// A last row or column of tiles with at most two outputs takes 4 inputs and positions of 6. x: NHWC, already padded, by one on the left
+// and top, to winograd_padded of each side.
+// Where `together` > 1, each group here is so many interleaved ones (see `interleave`). The weights are those of the same Conv.
 struct Winograd {
-  Type type;                 // of x and y
-  const void* x;
+  const float* x;
   int64_t x_image, x_row, x_pixel;
-  const float* u;            // per group: 36 x panels of the transformed weights, [group_width][together * group_width, filled up]
+  const uint32_t* w;
+  int64_t w_group;
+  bool fold;
   const float* bias;
   int groups, group_width, together;  // group_width: a multiple of 8
-  void* y;
+  float* y;
   int64_t y_image, y_row, y_pixel;
   Activation activation;
   float* pool;               // (slots, pool_stride), or null
   int64_t pool_stride;
   int out_h, out_w, tiles_h, tiles_w;
+  // What the phases after this one read from memory, brought into L2 meanwhile: two matrices, or null.
+  const char* next[2];
+  int64_t next_bytes;        // of each
 
   int lanes() const { return group_width * together; }  // channels of a group
 };
-// With sums, a task's tiles are a part of one image, or whole images: then the first one's sums go to pool_slot, the next one's to the
-// slot after it.
+// The tiles go in `parts` even runs. With sums, all are a part of one image, and each run's sums go to a slot, from pool_slot on; or
+// they are whole images in one run: then the first one's sums go to pool_slot, the next one's to the slot after.
 struct WinogradTask {
   int64_t tile0, tile1;      // of the flattened (image, tile row, tile column) order
+  int64_t parts;
   int group0, group1;
   int64_t pool_slot;
+  const char* next[2];       // its shares of the Winograd's
+  int64_t next_bytes;
 };
-// Tiles that are transformed together, of groups of `lanes` channels: as many as keep the transformed input and output within an L2 of
-// 512 KiB, but enough for a pass over the transformed weights, which of wide groups come from memory.
-constexpr int64_t winograd_block(int64_t lanes) {
-  const int64_t tiles = 24 * 1024 / (36 * lanes);
+constexpr int64_t winograd_padded(int64_t side) { return (side + 3) / 4 * 4 + (side % 4 == 1 || side % 4 == 2 ? 0 : 2); }
+// The transformed weights of three panels go through L2 at once, those of wider groups 12 positions of 36 at a time.
+constexpr bool winograd_in_pairs(int64_t group_width) { return group_width > 48; }
+constexpr int64_t winograd_weight_words(int64_t group_width) {
+  return (winograd_in_pairs(group_width) ? 12 : 36) * kPanel * (3 * group_width + 1);
+}
+constexpr int64_t winograd_planes(int64_t group_width) { return winograd_in_pairs(group_width) ? 48 : 72; }
+// Tiles that are transformed together, of groups of `lanes` channels. Where the transformed weights of all of them are kept, as many as
+// leave the transforms in a small L2; else more, although they leave it: the weights are transformed the less often.
+constexpr int64_t winograd_block(int64_t lanes, int64_t group_width) {
+  const bool kept = lanes <= 3 * kPanel && !winograd_in_pairs(group_width);
+  const int64_t tiles = (kept ? 48 : 480) * 1024 / (winograd_planes(group_width) * lanes);
   return tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
 }
-constexpr int64_t winograd_scratch_words(int64_t lanes) {
-  return 2 * 36 * (winograd_block(lanes) * lanes + 32);
+constexpr int64_t winograd_scratch_words(int64_t lanes, int64_t group_width) {
+  return winograd_planes(group_width) * (winograd_block(lanes, group_width) * lanes + 32) + winograd_weight_words(group_width);
 }
 
 // Squeeze-and-excite. `sums`: (images, slots, channels) partial sums; hidden: (images, squeeze); gate: (images, channels).

@@ -28,8 +28,7 @@ struct Map {  // of one step
   int64_t padded_h, padded_w;  // of the buffer between a block's 1x1 and its 3x3
 };
 
-// Is Winograd worth it? Each group's 36 transformed matrices (four times the plain weights) are read once a pass, so there must
-// be tiles to use them on.
+// Is Winograd worth it? Each group's weights are transformed once a pass, so there must be tiles to use them on.
 bool use_winograd(const Step& s, const Map& m) {
   if (!s.has_winograd) return false;
   const int64_t tiles = ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4);
@@ -64,7 +63,7 @@ class Builder {
       m.group = choice.group ? std::min(choice.group, x.n) : images_per_group(x.n, m.out_h, m.out_w);
       if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m))) {
         m.winograd = true;
-        m.padded_h = (h + 3) / 4 * 4 + 2, m.padded_w = (w + 3) / 4 * 4 + 2;
+        m.padded_h = winograd_padded(h), m.padded_w = winograd_padded(w);
       }
       if (s.kind == StepKind::head) m.group = x.n;
       maps_.push_back(m);
@@ -142,7 +141,9 @@ class Builder {
       } else {
         padded_bytes_ = std::max(padded_bytes_, g * m.padded_h * m.padded_w * s.c_mid * pixel_);
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
-        if (m.winograd) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width * interleave(s.group_width)));
+        if (m.winograd) 
+          for (const GroupRuns runs(s.c_mid / s.group_width, s.group_width); const GroupRun& run : runs.run)
+            if (run.count) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width * run.together, s.group_width));
         if (s.se_width > 0) {
           for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images, choices_[i].b) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
@@ -264,33 +265,38 @@ class Builder {
     Winograd run[kMostRuns];
     int size;
   };
-  WinogradConv winograd_conv(const Step& s, const Map& m) const {
-    const GroupRuns runs(s.c_mid / s.group_width, s.group_width);
+  WinogradConv winograd_conv(const Step& s, const Map& m) {
+    const GroupedConv direct = grouped_conv(s, m, padded_, middle_);
     WinogradConv all{};
-    all.size = runs.size;
-    for (int i = 0; i < runs.size; i++) {
-      const GroupRun& run = runs.run[i];
-      const int64_t first = run.first * s.group_width;
+    all.size = direct.size;
+    for (int i = 0; i < direct.size; i++) {
+      const Conv& c = direct.run[i];
       Winograd& w = all.run[i];
-      w.type = type_;
-      w.x = padded_ + first * pixel_;
-      w.x_pixel = s.c_mid, w.x_row = s.c_mid * m.padded_w, w.x_image = s.c_mid * m.padded_w * m.padded_h;
-      w.u = params_ + s.winograd + 36 * first * s.group_width;
-      w.bias = params_ + s.b_bias + first;
-      w.group_width = static_cast<int>(s.group_width), w.together = static_cast<int>(run.together), w.groups = static_cast<int>(run.count);
-      w.y = middle_ + first * pixel_;
-      w.y_pixel = s.c_mid, w.y_row = s.c_mid * m.out_w, w.y_image = s.c_mid * m.out_w * m.out_h;
-      w.activation = s.activation;
-      if (s.se_width > 0) w.pool = sums_at_ + first, w.pool_stride = s.c_mid;
-      w.out_h = static_cast<int>(m.out_h), w.out_w = static_cast<int>(m.out_w);
+      w.x = reinterpret_cast<const float*>(c.x);
+      w.x_pixel = c.x_pixel, w.x_row = c.x_row, w.x_image = c.x_image;
+      w.w = c.w, w.w_group = c.w_group, w.fold = c.fold, w.bias = c.bias;
+      w.group_width = static_cast<int>(s.group_width), w.together = c.group_out / w.group_width, w.groups = c.groups;
+      w.y = static_cast<float*>(c.y);
+      w.y_pixel = c.y_pixel, w.y_row = c.y_row, w.y_image = c.y_image;
+      w.activation = c.activation;
+      w.pool = c.pool, w.pool_stride = c.pool_stride;
+      w.out_h = c.out_h, w.out_w = c.out_w;
       w.tiles_h = (w.out_h + 3) / 4, w.tiles_w = (w.out_w + 3) / 4;
+    }
+    if (s.se_width > 0) {
+      all.run[0].next[0] = reinterpret_cast<const char*>(params_ + s.se_w1);
+      all.run[0].next[1] = reinterpret_cast<const char*>(params_ + s.se_w2t);
+      all.run[0].next_bytes = s.se_width * s.c_mid * 4;
     }
     return all;
   }
 
   int64_t pool_slots(const Step& s, const Map& m, int64_t images, const CutChoice& choice) {
-    return m.winograd ? plan_.pool_slots(winograd_conv(s, m).run[0], images, choice)
-                      : plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0], choice);
+    if (!m.winograd) return plan_.pool_slots(grouped_conv(s, m, nullptr, nullptr).run[0], choice);
+    WinogradConv b = winograd_conv(s, m);
+    float anywhere;
+    b.run[0].pool = &anywhere;  // where it will be may not be known yet
+    return plan_.pool_slots(b.run, b.size, images, choice);
   }
 
   void add_block(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out, int64_t first, int64_t images) {

@@ -87,10 +87,8 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
         s.se_b2 = f.section(s.c_mid);
       }
       s.c_bias = f.section(s.c_out);
-      if (s.has_winograd) {
-        if (s.stride != 1 || s.group_width % 8 != 0) fail(where + "Winograd weights need stride 1 and a group width of a multiple of 8");
-        s.winograd = f.section(36 * s.c_mid * s.group_width);
-      }
+      if (s.has_winograd && (type != Type::f32 || s.stride != 1 || s.group_width % 8 != 0))
+        fail(where + "Winograd needs float32, stride 1 and a group width of a multiple of 8");
     } else {
       if (type == Type::bf16 && s.c_in % 2 != 0) fail(where + "bfloat16 needs an even channel count");
       if (s.c_out > 0) {

@@ -1,197 +1,30 @@
-// Winograd F(4x4, 3x3) on NHWC maps, computed in float32, channels in the vector for both transforms. Included by kernels.cpp alone.
-//
-// The interpolation points are 0, +-1/sqrt(2), +-sqrt(2) and infinity: with the usual 0, +-1, +-2 the error against float64
-// is about 9 times a direct convolution's, with these 2.5 times (24 channels, random data), at the same number of operations.
-constexpr float kHalfRoot = 0.70710678118654752f, kRoot = 1.4142135623730951f;
+// Winograd F(4x4, 3x3) on NHWC maps, computed in float32: the products between the transforms (winograd_transforms.h). Included by
+// kernels.cpp alone.
 
-// What g++ 12 must not know. Of an address: it computes the 36 of a tile ahead and spills them (150 -> 100 cycles for 16 channels of a
-// tile). Of a product: it multiplies once more in each sum instead, which leaves the adders idle.
-#if defined(__x86_64__)
-#define REGNET_OPAQUE_ADDRESS(p) asm volatile("" : "+r"(p))
-#define REGNET_OPAQUE_VECTOR(v) asm("" : "+v"(v))
-#elif defined(__aarch64__)
-#define REGNET_OPAQUE_ADDRESS(p) asm volatile("" : "+r"(p))
-#define REGNET_OPAQUE_VECTOR(v) asm("" : "+w"(v))
-#else
-#define REGNET_OPAQUE_ADDRESS(p)
-#define REGNET_OPAQUE_VECTOR(v)
-#endif
+constexpr int kMostTiles = 64;  // of a block
 
-// B^T d for one line of 6
-REGNET_INLINE void input_line(const vf (&d)[6], vf (&out)[6]) {
-  const vf h = broadcast(kHalfRoot), r = broadcast(kRoot), two = broadcast(2.0f), half = broadcast(0.5f), c = broadcast(2.5f);
-  const vf even_a = d[4] - two * d[2], even_b = d[4] - half * d[2];
-  vf odd_a = h * (d[3] - two * d[1]), odd_b = r * (d[3] - half * d[1]);
-  REGNET_OPAQUE_VECTOR(odd_a);
-  REGNET_OPAQUE_VECTOR(odd_b);
-  out[0] = d[4] - c * d[2] + d[0];
-  out[1] = even_a + odd_a;
-  out[2] = even_a - odd_a;
-  out[3] = even_b + odd_b;
-  out[4] = even_b - odd_b;
-  out[5] = d[5] - c * d[3] + d[1];
-}
-
-// A^T m for one line of 6
-REGNET_INLINE void output_line(const vf (&m)[6], vf (&out)[4]) {
-  const vf sum_a = m[1] + m[2], diff_a = broadcast(kHalfRoot) * (m[1] - m[2]);
-  const vf sum_b = m[3] + m[4], diff_b = broadcast(kRoot) * (m[3] - m[4]);
-  out[0] = m[0] + sum_a + sum_b;
-  out[1] = diff_a + diff_b;
-  out[2] = broadcast(0.5f) * sum_a + broadcast(2.0f) * sum_b;
-  out[3] = m[5] + broadcast(0.5f) * diff_a + broadcast(2.0f) * diff_b;
-}
-
-// Of interleaved groups a bfloat16 map holds pairs of channels, a0 a1 b0 b1, and the products here read a0 b0 a1 b1.
-template <class X, int Together>
-REGNET_INLINE vf one_by_one(vf v) {
-  if constexpr (__is_same(X, float) || Together == 1) return v;
-#if VL == 16
-  if constexpr (Together == 2) return __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-  if constexpr (Together == 4) return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-#elif VL == 8
-  if constexpr (Together == 2) return __builtin_shufflevector(v, v, 0, 2, 1, 3, 4, 6, 5, 7);
-  if constexpr (Together == 4) return __builtin_shufflevector(v, v, 0, 2, 4, 6, 1, 3, 5, 7);
-#endif
-  return v;  // vectors of 4 lanes do not hold four groups: transform_input does it
-}
-
-// A line of six positions of V, `plane` floats apart. Returns where the next line begins.
-template <class X, int Together, int LANES>
-REGNET_INLINE float* store_line(const vf (&t)[6], float* v, int64_t plane) {
-  vf out[6];
-  input_line(t, out);
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; j++) {
-    store_lanes<LANES>(v, one_by_one<X, Together>(out[j]));
-    v += plane;
-    REGNET_OPAQUE_ADDRESS(v);
+// Lines that are brought into L2 for later, some after each tile of products: the next group's weights, and what the phase after needs.
+struct Ahead {
+  const char *at, *end;
+  int lines;  // a tile
+  Ahead(const char* from, int64_t bytes, int64_t tiles) : at(from), end(from + bytes), lines((int)((bytes / 64 + tiles) / (tiles + 1))) {}
+  REGNET_INLINE void fetch() {
+    const char* const stop = at + 64 * lines < end ? at + 64 * lines : end;
+    for (; at < stop; at += 64) __builtin_prefetch(at, 0, 2);
   }
-  return v;
-}
-
-// LANES channels of one tile: 6x6 pixels of x -> 36 vectors, `plane` floats apart. The rows of B^T d are made from the image's again and
-// again (84 loads for 36): 36 vectors do not fit into 32 registers, and spilling them would double the stores, of which a core
-// makes one a cycle (125 -> 100 cycles).
-template <class X, int Together, int LANES>
-REGNET_INLINE void transform_lanes(const X* x, int64_t row, int64_t pixel, float* v, int64_t plane) {
-  const int64_t row3 = 3 * row;
-  const vf c = broadcast(2.5f);
-  vf a[6], b[6];
-  const X* d = x;
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; j++) {
-    a[j] = load_lanes<LANES>(d + 4 * row) - c * load_lanes<LANES>(d + 2 * row) + load_lanes<LANES>(d);
-    d += pixel;
-    REGNET_OPAQUE_ADDRESS(d);
-  }
-  v = store_line<X, Together, LANES>(a, v, plane);
-#pragma GCC unroll 2
-  for (int pair = 0; pair < 2; pair++) {  // of points: +-1/sqrt(2), +-sqrt(2)
-    const vf inner = broadcast(pair ? 0.5f : 2.0f), outer = broadcast(pair ? kRoot : kHalfRoot);
-    d = x;
-#pragma GCC unroll 6
-    for (int j = 0; j < 6; j++) {
-      const vf even = load_lanes<LANES>(d + 4 * row) - inner * load_lanes<LANES>(d + 2 * row);
-      vf odd = outer * (load_lanes<LANES>(d + row3) - inner * load_lanes<LANES>(d + row));
-      REGNET_OPAQUE_VECTOR(odd);
-      a[j] = even + odd, b[j] = even - odd;
-      d += pixel;
-      REGNET_OPAQUE_ADDRESS(d);
-    }
-    v = store_line<X, Together, LANES>(a, v, plane);
-    v = store_line<X, Together, LANES>(b, v, plane);
-  }
-  d = x + row;
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; j++) {
-    a[j] = load_lanes<LANES>(d + 4 * row) - c * load_lanes<LANES>(d + 2 * row) + load_lanes<LANES>(d);
-    d += pixel;
-    REGNET_OPAQUE_ADDRESS(d);
-  }
-  store_line<X, Together, LANES>(a, v, plane);
-}
-
-template <class X, int Together>
-REGNET_INLINE void transform_input(const X* x, int64_t row, int64_t pixel, int channels, float* v, int64_t plane) {
-  int c = 0;
-  for (; c + VL <= channels; c += VL) transform_lanes<X, Together, VL>(x + c, row, pixel, v + c, plane);
-#if VL == 16
-  if constexpr (Together == 1) {
-    if (c < channels) transform_lanes<X, Together, 8>(x + c, row, pixel, v + c, plane);
-  }
-#elif VL == 4
-  if constexpr (!__is_same(X, float) && Together > 1) {
-    for (int i = 0; i < 36; i++)
-      for (float* at = v + i * plane; at < v + i * plane + channels; at += 2 * Together) {
-        float both[2 * Together];
-        __builtin_memcpy(both, at, sizeof both);
-        for (int g = 0; g < Together; g++) at[g] = both[2 * g], at[Together + g] = both[2 * g + 1];
-      }
-  }
-#endif
-}
-
-struct TileOut {
-  int64_t row, pixel;  // of y
-  int rows, columns;   // that exist, up to 4 x 4
-  float floor;         // 0 for ReLU, else minus infinity
-  bool silu;
 };
 
-// LANES channels of one tile back: bias, activation, and up to 4x4 pixels of y (fewer at the right and lower edge).
-template <class X, int LANES>
-REGNET_INLINE void transform_output(const float* m, int64_t plane, vf bias, const TileOut& o, X* y, float* pool) {
-  vf t[4][6];
-  const int64_t line = 6 * plane, line3 = 3 * line, line5 = 5 * line;
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; j++) {
-    const vf in[6] = {load_lanes<LANES>(m), load_lanes<LANES>(m + line), load_lanes<LANES>(m + 2 * line),
-                      load_lanes<LANES>(m + line3), load_lanes<LANES>(m + 4 * line), load_lanes<LANES>(m + line5)};
-    vf out[4];
-    output_line(in, out);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) t[i][j] = out[i];
-    m += plane;
-    REGNET_OPAQUE_ADDRESS(m);
-  }
-  const vf floor = broadcast(o.floor);
-  vf sum{};
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    if (i >= o.rows) break;
-    vf out[4];
-    output_line(t[i], out);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) out[j] += bias;
-    if (o.silu) {
-      vf copy[4] = {out[0], out[1], out[2], out[3]};
-      silu_all(copy, 4);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) out[j] = copy[j];
-    }
-    X* to = y + i * o.row;
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-      if (j >= o.columns) break;
-      const vf value = floor > out[j] ? floor : out[j];  // one max instruction; NaN stays NaN, as torch's
-      sum += value;
-      store_lanes<LANES>(to, value);
-      to += o.pixel;
-    }
-  }
-  if (pool) store_lanes<LANES>(pool, load_lanes<LANES>(pool) + sum);
-}
+// One position of the weights of a set of panels: the full ones, `panel` words apart, and the half one.
+struct SetWeights {
+  const uint32_t *full, *half;
+  int64_t panel;
+};
 
-// How far ahead weights are fetched: they are many and on small maps each is used a few times, so they come from L3 or memory. At
-// the end of a group the next one's follow.
-constexpr int64_t kAheadWords = 4096;
-
-// P rows of V times one tile-wide set of panels -> P rows of M, `row` floats apart as those of V. The first tile of rows fetches the
-// weights that come later, a line of each panel a step; loops that did so every few steps ran at half of this one's speed.
-template <class Dot, int P, int F, int H, bool Fetch>
-__attribute__((noinline)) void multiply_tile(const float* v, const uint32_t* u, float* m, int64_t row, int k) {
-  constexpr int V = vectors(F, H);
+// P rows of V times one tile-wide set of panels -> P rows of M, `row` floats apart as those of V. Fold: the panels are of 8 outputs, two
+// sums each.
+template <class Dot, bool Fold, int P, int F, int H>
+__attribute__((noinline)) void multiply_tile(const float* v, const SetWeights& weights, float* m, int64_t row, int64_t steps) {
+  constexpr int V = vectors(F, H), W = kWords<Dot>;
   vf acc[P][V];
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++)
@@ -200,157 +33,212 @@ __attribute__((noinline)) void multiply_tile(const float* v, const uint32_t* u, 
   const uint32_t* xp[P];
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) xp[p] = (const uint32_t*)v + p * row;
-  const int64_t panel = (int64_t)16 * k, end = (int64_t)k * kWords<Dot>;
-  const uint32_t* half = u + F * panel;
-  // whole sets ahead, so that each line is fetched once, and early enough
-  const int64_t set = (int64_t)(F * 16 + H * 8) * k, ahead = set > kAheadWords ? set : kAheadWords / set * set;
-  for (int64_t at = 0; at < end; at += kWords<Dot>) {
+  const int64_t panel = weights.panel, end = steps * W;
+  const uint32_t *u = weights.full, *half = weights.half;
+  for (int64_t at = 0; at < end; at += W) {
     step<Dot, P, F, H>(acc, xp, at, u, half, panel);
-    if constexpr (Fetch) {
-#pragma GCC unroll 4
-      for (int f = 0; f < F; f++) __builtin_prefetch(u + f * panel + ahead, 0, 2);
-      if constexpr (H != 0) __builtin_prefetch(half + ahead, 0, 2);
-    }
     if constexpr (F != 0) u += 16;
     if constexpr (H != 0) half += 8;
   }
+  if constexpr (Fold) {
 #pragma GCC unroll 16
-  for (int p = 0; p < P; p++)
+    for (int p = 0; p < P; p++)
 #pragma GCC unroll 16
-    for (int i = 0; i < V; i++) store_vector<F, H>(m + p * row, i, acc[p][i]);
+      for (int i = 0; i < V; i += 2)
+        store_vector<F / 2, F % 2>(m + p * row, i / 2, fold_pairs(acc[p][i], i + 1 < V ? acc[p][i + 1] : vf{}));
+  } else {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+      for (int i = 0; i < V; i++) store_vector<F, H>(m + p * row, i, acc[p][i]);
+  }
 }
 
-template <class Dot, int P, int F, int H, bool Fetch>
-REGNET_INLINE void dispatch_multiply(const float* v, const uint32_t* u, float* m, int64_t row, int k, int here) {
+template <class Dot, bool Fold, int P, int F, int H>
+REGNET_INLINE void dispatch_multiply(const float* v, const SetWeights& u, float* m, int64_t row, int64_t steps, int here) {
   if constexpr (P > 1) {
-    if (here < P) return dispatch_multiply<Dot, P - 1, F, H, Fetch>(v, u, m, row, k, here);
+    if (here < P) return dispatch_multiply<Dot, Fold, P - 1, F, H>(v, u, m, row, steps, here);
   }
-  multiply_tile<Dot, P, F, H, Fetch>(v, u, m, row, k);
+  multiply_tile<Dot, Fold, P, F, H>(v, u, m, row, steps);
 }
 
-template <class Dot, int F, int H>
-void multiply_panels(const float* v, const uint32_t* u, float* m, int64_t row, int k, int rows) {
+// A block of tiles: in the order short rows, none, short columns, both, so that those that have a position are neighbours.
+struct TileAt {
+  int64_t x, y, sums;  // offsets
+  int rows, columns;   // outputs that exist
+};
+struct TileBlock {
+  TileAt at[kMostTiles];
+  int end[4];  // of the tiles of each kind
+
+  // Those of the position (i, j), in the order of memory: [begin, end).
+  int begin(int i) const { return i >= 4 ? end[0] : 0; }
+  int stop(int i, int j) const { return j >= 4 ? end[1] : i >= 4 ? end[2] : end[3]; }
+};
+
+// What the products of a set of panels need, beside V, U and M.
+struct Products {
+  const float* taps;       // of the set's first panel
+  int64_t tap, panel;      // words of a full panel: one tap, nine
+  int64_t plane, u_plane;  // of V and M, of U
+  int64_t row, steps;
+  const TileBlock* tiles;
+  Ahead* ahead;
+};
+
+// M (rows, lanes of a set) = V (rows, steps x words) x U (steps, lanes), for the positions of `lines` lines from `line` on
+template <class Dot, bool Fold, int F, int H>
+void multiply_rows(const Products& g, int line, int lines, const float* v, const float* u, float* m) {
   constexpr int P = pixels<Dot>(F, H);
-  const int tiles = (rows + P - 1) / P, base = rows / tiles, extra = rows % tiles;
-  for (int i = 0; i < tiles; i++) {
-    const int here = base + (i < extra);
-    if (i == 0) dispatch_multiply<Dot, P, F, H, true>(v, u, m, row, k, here);
-    else dispatch_multiply<Dot, P, F, H, false>(v, u, m, row, k, here);
-    v += here * row, m += here * row;
-  }
+  for (int i = line; i < line + lines; i++)
+    for (int j = 0; j < 6; j++, v += g.plane, u += g.u_plane, m += g.plane) {
+      SetWeights weights{(const uint32_t*)u, (const uint32_t*)u + F * g.tap, g.tap};
+      if (i < 2 && j < 2) {  // a tap as it is: 0, 2, 6 or 8
+        const int tap = 6 * i + 2 * j;
+        weights = {(const uint32_t*)g.taps + tap * g.tap, (const uint32_t*)g.taps + F * g.panel + tap * (g.tap / 2), g.panel};
+      }
+      const int first = g.tiles->begin(i), rows = g.tiles->stop(i, j) - first;
+      const int tiles = (rows + P - 1) / P;
+      int64_t at = first * g.row;
+      for (int t = 0; t < tiles; t++) {
+        const int here = rows / tiles + (t < rows % tiles);
+        dispatch_multiply<Dot, Fold, P, F, H>(v + at, weights, m + at, g.row, g.steps, here);
+        g.ahead[0].fetch();
+        g.ahead[1].fetch();
+        g.ahead[2].fetch();
+        at += here * g.row;
+      }
+    }
 }
 
-// M (rows, lanes) = V (rows, Together x k) x U (k, lanes), for one of the 36 positions
-template <class Dot>
-REGNET_INLINE void multiply(const float* v, const uint32_t* u, float* m, int64_t row, int k, int lanes, int rows) {
+template <class Dot, bool Fold>
+REGNET_INLINE void multiply(int full, int half, const Products& g, int line, int lines, const float* v, const float* u, float* m) {
   constexpr bool kHalves = kWords<Dot> == 1;
-  int full = lanes / 16;
-  const int half = kHalves && lanes % 16 ? 1 : 0;
-#if VL == 16
-  for (; full > 4 || (full == 4 && half); full -= 3) {  // three at a time, and never three and one at the end
-    multiply_panels<Dot, 3, 0>(v, u, m, row, k, rows);
-    u += 48 * (int64_t)k, m += 48;
-  }
-  if (full == 4 || (full == 3 && half)) {
-    multiply_panels<Dot, 2, 0>(v, u, m, row, k, rows);
-    u += 32 * (int64_t)k, m += 32, full -= 2;
-  }
-#else
-  while (full > kMaxFull || (full == kMaxFull && half && !kHalfJoins)) {
-    multiply_panels<Dot, 1, 0>(v, u, m, row, k, rows);
-    u += 16 * (int64_t)k, m += 16, full--;
-  }
-#endif
   switch (full * 2 + half) {
     case 1:
-      if constexpr (kHalves) return multiply_panels<Dot, 0, 1>(v, u, m, row, k, rows);
+      if constexpr (kHalves) return multiply_rows<Dot, Fold, 0, 1>(g, line, lines, v, u, m);
       __builtin_trap();
-    case 2: return multiply_panels<Dot, 1, 0>(v, u, m, row, k, rows);
+    case 2: return multiply_rows<Dot, Fold, 1, 0>(g, line, lines, v, u, m);
 #if VL >= 8
     case 3:
-      if constexpr (kHalves) return multiply_panels<Dot, 1, 1>(v, u, m, row, k, rows);
+      if constexpr (kHalves) return multiply_rows<Dot, Fold, 1, 1>(g, line, lines, v, u, m);
       __builtin_trap();
 #endif
 #if VL == 16
-    case 4: return multiply_panels<Dot, 2, 0>(v, u, m, row, k, rows);
+    case 4: return multiply_rows<Dot, Fold, 2, 0>(g, line, lines, v, u, m);
     case 5:
-      if constexpr (kHalves) return multiply_panels<Dot, 2, 1>(v, u, m, row, k, rows);
+      if constexpr (kHalves) return multiply_rows<Dot, Fold, 2, 1>(g, line, lines, v, u, m);
       __builtin_trap();
-    case 6: return multiply_panels<Dot, 3, 0>(v, u, m, row, k, rows);
+    case 6: return multiply_rows<Dot, Fold, 3, 0>(g, line, lines, v, u, m);
 #endif
     default: __builtin_trap();
   }
 }
 
-// Walks over the tiles of a map, image after image.
-struct TileWalk {
-  const Winograd& w;
-  int64_t n, ty, tx;
-  TileWalk(const Winograd& w, int64_t tile) : w(w) {
-    const int64_t each = (int64_t)w.tiles_h * w.tiles_w;
-    n = tile / each, ty = tile % each / w.tiles_w, tx = tile % w.tiles_w;
-  }
-  void next() {
+// Tiles [first, last) of the maps -> block; `images` before the first tile's have sums elsewhere.
+void find_tiles(const Winograd& w, int64_t first, int64_t last, int64_t first_image, TileBlock& block) {
+  const int64_t each = (int64_t)w.tiles_h * w.tiles_w;
+  const auto kind = [&](int64_t ty, int64_t tx) {
+    const bool row = w.out_h - ty * 4 <= 2, column = w.out_w - tx * 4 <= 2;
+    return column ? 2 + row : 1 - row;
+  };
+  int size[4] = {};
+  int64_t n = first / each, ty = first % each / w.tiles_w, tx = first % w.tiles_w;
+  const auto next = [&] {
     if (++tx == w.tiles_w) {
       tx = 0;
       if (++ty == w.tiles_h) ty = 0, n++;
     }
+  };
+  for (int64_t t = first; t < last; t++, next()) size[kind(ty, tx)]++;
+  int at[4];
+  for (int i = 0, sum = 0; i < 4; i++) at[i] = sum, sum += size[i], block.end[i] = sum;
+  n = first / each, ty = first % each / w.tiles_w, tx = first % w.tiles_w;
+  for (int64_t t = first; t < last; t++, next()) {
+    const int64_t rows = w.out_h - ty * 4, columns = w.out_w - tx * 4;
+    block.at[at[kind(ty, tx)]++] = {n * w.x_image + ty * 4 * w.x_row + tx * 4 * w.x_pixel, n * w.y_image + ty * 4 * w.y_row + tx * 4 * w.y_pixel,
+                                    (n - first_image) * w.pool_stride, rows < 4 ? (int)rows : 4, columns < 4 ? (int)columns : 4};
   }
-};
+}
 
-template <class X, class Dot>
-void winograd_typed(const Winograd& w, const WinogradTask& task, float* scratch) {
-  constexpr int kTogether = kWords<Dot>;
-  const int k = w.group_width, lanes = k * kTogether;
-  const int64_t block = winograd_block(lanes), matrix = panel_lanes(lanes) * k;
-  const int64_t first_image = TileWalk(w, task.tile0).n;
-  const int64_t images = task.tile1 > task.tile0 ? TileWalk(w, task.tile1 - 1).n - first_image + 1 : 1;
-  float* const pool = w.pool ? w.pool + task.pool_slot * w.pool_stride : nullptr;
-  if (pool)
-    for (int64_t n = 0; n < images; n++)
-      for (int64_t c = (int64_t)task.group0 * lanes; c < (int64_t)task.group1 * lanes; c++) pool[n * w.pool_stride + c] = 0;
+// The weights' transform is made here, for a set of panels at a time, just before its products: stored ahead it would be four times the
+// plain weights, from memory at batch 1. Of wide groups 12 positions at a time, so that they stay in L2.
+template <class Dot, bool Fold>
+void winograd_of(const Winograd& w, const WinogradTask& task, float* scratch) {
+  const int lanes = w.lanes();
+  const int64_t steps = Fold ? w.group_width / 2 : w.group_width, most = winograd_block(lanes, w.group_width);
+  const int panels = Fold ? w.group_width / kPairPanel : (int)panel_count(lanes), half_tail = !Fold && lanes % kPanel != 0;
+  const bool in_pairs = winograd_in_pairs(w.group_width);
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, first_image = task.tile0 / area;
+  const int64_t images = task.tile1 > task.tile0 ? (task.tile1 - 1) / area - first_image + 1 : 1;
   TileOut out{w.y_row, w.y_pixel, 0, 0, w.activation == Activation::relu ? 0.0f : -__builtin_inff(), w.activation == Activation::silu};
-  const int64_t count = task.tile1 - task.tile0, blocks = (count + block - 1) / block;
+  const int64_t products = 36 * (task.tile1 - task.tile0) * panels / (3 * pixels<Dot>(3, 0));  // about
+  const int64_t of_task = products * (task.group1 - task.group0);
+  Ahead ahead[3] = {{nullptr, 0, 0}, {task.next[0], task.next_bytes, of_task}, {task.next[1], task.next_bytes, of_task}};
+  float* const u = scratch;
+  TileBlock tiles;
+  Products g{nullptr, steps * kPanel, 9 * steps * kPanel, 0, 0, lanes, steps, &tiles, ahead};
   for (int group = task.group0; group < task.group1; group++) {
-    const X* const x = (const X*)w.x + (int64_t)group * lanes;
-    const uint32_t* const u = (const uint32_t*)w.u + group * 36 * matrix;
-    X* const y = (X*)w.y + (int64_t)group * lanes;
+    const float* const x = w.x + (int64_t)group * lanes;
+    const float* const weights = (const float*)w.w + group * w.w_group;
+    float* const y = w.y + (int64_t)group * lanes;
     const float* const bias = w.bias + (int64_t)group * lanes;
-    for (int64_t b = 0; b < blocks; b++) {
-      const int64_t first = task.tile0 + count * b / blocks, last = task.tile0 + count * (b + 1) / blocks;
-      const int rows = (int)(last - first);
-      // an odd number of cache lines: 36 planes a power of two apart would all fall into two sets of L1
-      const int64_t plane = (((int64_t)rows * lanes + 15) / 16 | 1) * 16;
-      float *const v = scratch, *const m = scratch + 36 * plane;
-      TileWalk at(w, first);
-      for (int t = 0; t < rows; t++, at.next())
-        transform_input<X, kTogether>(x + at.n * w.x_image + at.ty * 4 * w.x_row + at.tx * 4 * w.x_pixel, w.x_row, w.x_pixel, lanes,
-                                      v + (int64_t)t * lanes, plane);
-      for (int i = 0; i < 36; i++) multiply<Dot>(v + i * plane, u + i * matrix, m + i * plane, lanes, k, lanes, rows);
-      TileWalk back(w, first);
-      for (int t = 0; t < rows; t++, back.next()) {
-        out.rows = w.out_h - (int)back.ty * 4, out.columns = w.out_w - (int)back.tx * 4;
-        const float* from = m + (int64_t)t * lanes;
-        X* const to = y + back.n * w.y_image + back.ty * 4 * w.y_row + back.tx * 4 * w.y_pixel;
-        float* const sums = pool ? pool + (back.n - first_image) * w.pool_stride + (int64_t)group * lanes : nullptr;
-        int c = 0;
-        for (; c + VL <= lanes; c += VL) transform_output<X, VL>(from + c, plane, load(bias + c), out, to + c, sums ? sums + c : nullptr);
-#if VL == 16
-        if (kTogether == 1 && c < lanes)
-          transform_output<X, 8>(from + c, plane, load_lanes<8>(bias + c), out, to + c, sums ? sums + c : nullptr);
-#endif
+    ahead[0] = {(const char*)(weights + w.w_group), w.w_group * 4, products};
+    bool made = false;
+    for (int64_t run = 0; run < task.parts; run++) {
+      const int64_t all = task.tile1 - task.tile0, tile0 = task.tile0 + all * run / task.parts, tile1 = task.tile0 + all * (run + 1) / task.parts;
+      float* const pool = w.pool ? w.pool + (task.pool_slot + run) * w.pool_stride + (int64_t)group * lanes : nullptr;
+      if (pool)
+        for (int64_t n = 0; n < images; n++)
+          for (int64_t c = 0; c < lanes; c++) pool[n * w.pool_stride + c] = 0;
+      const int64_t count = tile1 - tile0, blocks = (count + most - 1) / most;
+      for (int64_t b = 0; b < blocks; b++) {
+        find_tiles(w, tile0 + count * b / blocks, tile0 + count * (b + 1) / blocks, first_image, tiles);
+        // an odd number of cache lines: 36 planes a power of two apart would all fall into two sets of L1
+        g.plane = (((int64_t)tiles.end[3] * lanes + 15) / 16 | 1) * 16;
+        // in pairs, 12 planes of M take the place of those of V before them
+        float *const m = u + winograd_weight_words(w.group_width), *const v = m + (in_pairs ? 12 : 36) * g.plane;
+        for (int t = 0; t < tiles.end[3]; t++) {
+          const float* const from = x + tiles.at[t].x;
+          float* const to = v + (int64_t)t * lanes;
+          if (t < tiles.end[0]) transform_input<true, false>(from, w.x_row, w.x_pixel, lanes, to, g.plane);
+          else if (t < tiles.end[1]) transform_input<false, false>(from, w.x_row, w.x_pixel, lanes, to, g.plane);
+          else if (t < tiles.end[2]) transform_input<false, true>(from, w.x_row, w.x_pixel, lanes, to, g.plane);
+          else transform_input<true, true>(from, w.x_row, w.x_pixel, lanes, to, g.plane);
+        }
+        for (int line = 0; line < 6; line += in_pairs ? 2 : 6)
+          for (int panel = 0; panel < panels;) {
+            int half = half_tail, full = panels - panel - half;
+            next_set(full, half);
+            const int here = full + half;
+            const int64_t words = here * g.tap - half * (g.tap / 2);
+            g.taps = weights + panel * g.panel;
+            g.u_plane = (words / 16 | 1) * 16;
+            if (!made)
+              for (int p = 0; p < here; p++)
+                transform_weights(in_pairs ? line / 2 : -1, g.taps + p * g.panel, half && p == full ? g.tap / 2 : g.tap, u + p * g.tap, g.u_plane);
+            multiply<Dot, Fold>(full, half, g, line, in_pairs ? 2 : 6, v + 6 * line * g.plane, u, m + 6 * line * g.plane + panel * (Fold ? kPairPanel : kPanel));
+            made = here == panels && !in_pairs;
+            panel += here;
+          }
+        for (int t = 0; t < tiles.end[3]; t++) {
+          const TileAt& at = tiles.at[t];
+          out.rows = at.rows, out.columns = at.columns;
+          const float* const from = m + (int64_t)t * lanes;
+          float* const sums = pool ? pool + at.sums : nullptr;
+          if (t < tiles.end[0]) transform_output<true, false>(from, g.plane, lanes, bias, out, y + at.y, sums);
+          else if (t < tiles.end[1]) transform_output<false, false>(from, g.plane, lanes, bias, out, y + at.y, sums);
+          else if (t < tiles.end[2]) transform_output<false, true>(from, g.plane, lanes, bias, out, y + at.y, sums);
+          else transform_output<true, true>(from, g.plane, lanes, bias, out, y + at.y, sums);
+        }
       }
     }
   }
 }
 
-template <class X>
-void winograd_of(const Winograd& w, const WinogradTask& task, float* scratch) {
-  if (w.together == 4) winograd_typed<X, DotQuadF32>(w, task, scratch);
-  else if (w.together == 2) winograd_typed<X, DotPairF32>(w, task, scratch);
-  else winograd_typed<X, DotF32>(w, task, scratch);
-}
-
 void winograd(const Winograd& w, const WinogradTask& task, float* scratch) {
-  w.type == Type::f32 ? winograd_of<float>(w, task, scratch) : winograd_of<uint16_t>(w, task, scratch);
+  if (w.together == 4) winograd_of<DotQuadF32, false>(w, task, scratch);
+  else if (w.together == 2) winograd_of<DotPairF32, false>(w, task, scratch);
+  else if (w.fold) winograd_of<DotPairF32, true>(w, task, scratch);
+  else winograd_of<DotF32, false>(w, task, scratch);
 }

@@ -96,7 +96,7 @@ Map block(const Map& x, const Layer& l, Scalar type) {
   const Window p{x.images, l.c_mid, x.h, x.w, l.c_mid, 3, 3, l.c_mid / l.group_width, l.stride, 1};
   Map m = convolved(t, p, l.b, magnitude);
   if (l.winograd) winograd_magnitude(p, t.v, l.b, magnitude);  // whether it is used or not is for the kernels to say
-  finish(m, magnitude, l.b_bias, p.terms() + 32, l.activation);
+  finish(m, magnitude, l.b_bias, p.terms() + 42, l.activation);
   if (l.squeeze) {
     const Map gate = gate_of(m, l);
     round_values(m, type);

@@ -5,6 +5,11 @@
 #include "cpu/program.h"
 #include "data.h"
 
+// matrix (rows, k) -> panels of 16 lanes, the last of 8 where 8 suffice; bfloat16 in pairs along k
+void add_panels(std::vector<double>& values, Scalar type, const double* matrix, int64_t rows, int64_t k);
+// panels of 8 lanes, pairs of words along k
+void add_pairs(std::vector<double>& values, Scalar type, const double* matrix, int64_t rows, int64_t k);
+
 struct Layer {  // one step, with the values of its weights as packed
   StepKind kind;
   int64_t c_in, c_mid, c_out, kernel, stride, padding, group_width, squeeze;

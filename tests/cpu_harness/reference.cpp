@@ -72,25 +72,17 @@ const Matrices m;
 
 }  // namespace
 
-void winograd_weights(const double filter[9], double u[36]) {
-  for (int i = 0; i < 6; i++)
-    for (int j = 0; j < 6; j++) {
-      double sum = 0;
-      for (int a = 0; a < 3; a++)
-        for (int b = 0; b < 3; b++) sum += m.g[i][a] * filter[a * 3 + b] * m.g[j][b];
-      u[i * 6 + j] = sum;
-    }
-}
-
 void winograd_magnitude(const Window& p, const Doubles& x, const Doubles& weights, Doubles& magnitude) {
   const int64_t width = p.group_in();
   std::vector<double> u(static_cast<size_t>(p.channels * width * 36)), v(static_cast<size_t>(p.channels * 36));
   for (int64_t o = 0; o < p.channels; o++)
-    for (int64_t k = 0; k < width; k++) {
-      double filter[9];
-      for (int t = 0; t < 9; t++) filter[t] = weights[static_cast<size_t>((o * 9 + t) * width + k)];
-      winograd_weights(filter, u.data() + (o * width + k) * 36);
-    }
+    for (int64_t k = 0; k < width; k++)
+      for (int i = 0; i < 6; i++)
+        for (int j = 0; j < 6; j++) {
+          double sum = 0;
+          for (int t = 0; t < 9; t++) sum += std::fabs(m.g[i][t / 3] * weights[static_cast<size_t>((o * 9 + t) * width + k)] * m.g[j][t % 3]);
+          u[static_cast<size_t>((o * width + k) * 36 + i * 6 + j)] = sum;
+        }
   magnitude.assign(static_cast<size_t>(p.images * p.h * p.w * p.channels), 0);
   for (int64_t n = 0; n < p.images; n++)
     for (int64_t ty = 0; ty < p.h; ty += 4)
@@ -119,7 +111,7 @@ void winograd_magnitude(const Window& p, const Doubles& x, const Doubles& weight
           double products[36] = {};
           for (int64_t k = 0; k < width; k++)
             for (int t = 0; t < 36; t++)
-              products[t] += std::fabs(u[static_cast<size_t>((o * width + k) * 36 + t)]) * v[static_cast<size_t>((o / width * width + k) * 36 + t)];
+              products[t] += u[static_cast<size_t>((o * width + k) * 36 + t)] * v[static_cast<size_t>((o / width * width + k) * 36 + t)];
           for (int i = 0; i < 4 && ty + i < p.h; i++)
             for (int j = 0; j < 4 && tx + j < p.w; j++) {
               double sum = 0;

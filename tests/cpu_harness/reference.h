@@ -23,7 +23,6 @@ void convolve(const Window& window, const Doubles& x, const Doubles& weights, Do
 
 double activate(double v, Activation a);
 
-// Winograd F(4x4, 3x3): the transformed weights of a 3x3 filter, and, for the error bound of a stride-1 padded 3x3
-// convolution, the sums of |A| |A| (|U| |B| |B| |x|), NHWC, which no intermediate result of the algorithm exceeds.
-void winograd_weights(const double filter[9], double u[36]);
+// Winograd F(4x4, 3x3), for the error bound of a stride-1 padded 3x3 convolution: the sums of |A| |A| (|G| |G| |w| |B| |B| |x|), NHWC, which
+// no intermediate result of the algorithm exceeds, nor of F(2, 3) with three of its points.
 void winograd_magnitude(const Window& window, const Doubles& x, const Doubles& weights, Doubles& magnitude);

@@ -41,7 +41,7 @@ def add(subparsers):
     what.add_argument("--threads", type=comma_numbers, metavar="N,M", help="numbers of threads (default: torch's)")
     what.add_argument("--dtype", choices=DTYPES, default="float32", help="what the network computes in (default: %(default)s)")
     what.add_argument("--resolution", type=positive, default=224, help="image side (default: %(default)s)")
-    what.add_argument("--exact", action="store_true", help="networks without Winograd's weights, as optimize(exact=True) makes them")
+    what.add_argument("--exact", action="store_true", help="networks without Winograd, as optimize(exact=True) makes them")
     what.add_argument("--again", action="store_true", help="measure what is known too")
     known = parser.add_mutually_exclusive_group()
     known.add_argument("--show", action="store_true", help="show what is tuned, and tune nothing")
