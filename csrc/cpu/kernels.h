@@ -162,6 +162,9 @@ struct SqueezeExcite {
   float *hidden, *gate;
   float* pooled;                    // one (images, channels) scratch per task
   int images, channels, squeeze;
+  Type type;
+  void* map;                        // (images, pixels, channels), multiplied by the gate in place; or null
+  int64_t pixels;
 };
 
 struct Kernels {

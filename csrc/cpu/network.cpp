@@ -333,17 +333,6 @@ class Builder {
       made.b = plan_.add_convs(b.run, b.size, images, choice.b);
     }
 
-    if (s.se_width > 0) {
-      SqueezeExcite se{};
-      se.sums = sums_at_;
-      se.slots = pool_slots(s, m, images, choice.b);
-      se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
-      se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
-      se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;
-      se.images = static_cast<int>(images), se.channels = static_cast<int>(s.c_mid), se.squeeze = static_cast<int>(s.se_width);
-      plan_.add_squeeze_excite(se);
-    }
-
     Conv c{};
     set_window(c, plan_, type_, middle_, m.out_h, m.out_w, s.c_mid, 1, 1, 1, 1);
     c.steps = static_cast<int>(mid_words);
@@ -363,6 +352,21 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, y);
+
+    if (s.se_width > 0) {
+      SqueezeExcite se{};
+      se.sums = sums_at_;
+      se.slots = pool_slots(s, m, images, choice.b);
+      se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
+      se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
+      se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;
+      if (plan_.repeats_pixels(c, images, choice.c)) {
+        se.type = type_, se.map = middle_, se.pixels = m.out_h * m.out_w;
+        c.gate = nullptr;
+      }
+      se.images = static_cast<int>(images), se.channels = static_cast<int>(s.c_mid), se.squeeze = static_cast<int>(s.se_width);
+      plan_.add_squeeze_excite(se);
+    }
     made.c = plan_.add_conv(c, images, choice.c);
   }
 

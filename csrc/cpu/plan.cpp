@@ -224,7 +224,7 @@ struct SqueezeTasks {
   }
   template <class Visit>
   void pointers(const Visit& visit) {
-    visit(s.sums), visit(s.w1), visit(s.b1), visit(s.w2t), visit(s.b2), visit(s.hidden), visit(s.gate), visit(s.pooled);
+    visit(s.sums), visit(s.w1), visit(s.b1), visit(s.w2t), visit(s.b2), visit(s.hidden), visit(s.gate), visit(s.pooled), visit(s.map);
   }
 };
 
@@ -287,6 +287,13 @@ void Plan::bind(char* const* bases, int count) {
   }
 }
 
+bool Plan::repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice) const {
+  const int64_t area = (int64_t)c.out_h * c.out_w, pixels = images * area;
+  const Cut cut = cut_conv(c, pixels, workers, k, choice);
+  const int64_t weights = c.group_out / cut.splits * c.reduction(), most = divide_up(pixels, cut.blocks);
+  return cut.splits >= 4 && (weights > most * c.steps || most > area);
+}
+
 int64_t Plan::pool_slots(const Conv& c, const CutChoice& choice) const {
   return cut_conv(c, (int64_t)c.out_h * c.out_w, workers, k, choice).blocks;
 }
@@ -343,7 +350,8 @@ void Plan::add_squeeze_excite(const SqueezeExcite& s) {
   const int64_t work = (int64_t)s.images * s.channels * (s.squeeze + s.slots);
   const int tasks = static_cast<int>(std::clamp<int64_t>(work / 8192, 1, std::min<int64_t>(workers, s.squeeze)));
   add(Work::squeeze, tasks, SqueezeTasks{s, tasks, false, &k});
-  const int parts = std::min(tasks, static_cast<int>(divide_up(s.channels, 16)));
+  const int64_t scaling = s.map ? s.images * s.pixels * s.channels : 0;
+  const int parts = static_cast<int>(std::clamp<int64_t>(std::max(work / 8192, scaling / 16384), 1, std::min<int64_t>(workers, divide_up(s.channels, 16))));
   add(Work::squeeze, parts, SqueezeTasks{s, parts, true, &k});
 }
 

@@ -37,6 +37,8 @@ class Plan {
   // With a border, zeroing those of `images` images joins the phase as further tasks.
   CutMade add_conv(const Conv& c, int64_t images, const CutChoice& choice = {}, const Border* border = nullptr);
   int64_t pool_slots(const Conv& c, const CutChoice& choice = {}) const;
+  // Would many tasks of a gated c scale the same pixels? (Two: as dear as scaling them apart.)
+  bool repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice = {}) const;
   // One phase of several convolutions of the same pixels, at most kMostRuns. Where sums are wanted, they have the slots of the first.
   CutMade add_convs(const Conv* convs, int count, int64_t images, const CutChoice& choice = {});
 
@@ -44,7 +46,7 @@ class Plan {
   CutMade add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {});
   int64_t pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {}) const;
 
-  // hidden and gate of `images` images: two phases. `pooled` holds workers * images * channels.
+  // hidden and gate of `images` images, and the map times the gate where it is given: two phases. `pooled` holds workers * images * channels.
   void add_squeeze_excite(const SqueezeExcite& s);
 
   // Fills a padded NHWC copy of images [first, first + images) of x.

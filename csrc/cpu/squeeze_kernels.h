@@ -59,7 +59,17 @@ REGNET_INLINE void gate_vectors(const SqueezeExcite& s, const float* hidden, int
   for (int v = 0; v < COUNT; v++) store(gate + c + v * VL, sigmoid(a[v]));
 }
 
-// gate[:, channel0:channel1] = sigmoid(w2 hidden + b2)
+// Channels [first, last) of y = x * gate, of rows of `channels`.
+template <class T>
+void scale_pixels_typed(const T* x, const float* gate, T* y, int64_t pixels, int64_t channels, int64_t first, int64_t last) {
+  for (int64_t p = 0; p < pixels; p++) {
+    int64_t c = first;
+    for (; c + VL <= last; c += VL) store_lanes<VL>(y + p * channels + c, load_lanes<VL>(x + p * channels + c) * load(gate + c));
+    for (; c < last; c++) put(y + p * channels + c, to_float(x[p * channels + c]) * gate[c]);
+  }
+}
+
+// gate[:, channel0:channel1] = sigmoid(w2 hidden + b2), and these channels of the map times it
 void se_fc2(const SqueezeExcite& s, int channel0, int channel1) {
   for (int n = 0; n < s.images; n++) {
     const float* hidden = s.hidden + (int64_t)n * s.squeeze;
@@ -79,6 +89,11 @@ void se_fc2(const SqueezeExcite& s, int channel0, int channel1) {
       store(out, sigmoid(load(out)));
       for (int i = 0; i < lanes; i++) gate[c + i] = out[i];
     }
+    const int64_t map = n * s.pixels * s.channels;
+    if (s.map && s.type == Type::f32)
+      scale_pixels_typed((float*)s.map + map, gate, (float*)s.map + map, s.pixels, s.channels, channel0, channel1);
+    else if (s.map)
+      scale_pixels_typed((uint16_t*)s.map + map, gate, (uint16_t*)s.map + map, s.pixels, s.channels, channel0, channel1);
   }
 }
 
@@ -102,18 +117,9 @@ void sum_pixels(Type type, const void* x, int64_t pixels, int64_t channels, floa
   else sum_pixels_typed((const uint16_t*)x, pixels, channels, sums);
 }
 
-template <class T>
-void scale_pixels_typed(const T* x, const float* gate, T* y, int64_t pixels, int64_t channels) {
-  for (int64_t p = 0; p < pixels; p++) {
-    int64_t c = 0;
-    for (; c + VL <= channels; c += VL)
-      store_lanes<VL>(y + p * channels + c, load_lanes<VL>(x + p * channels + c) * load(gate + c));
-    for (; c < channels; c++) put(y + p * channels + c, to_float(x[p * channels + c]) * gate[c]);
-  }
-}
 void scale_pixels(Type type, const void* x, const float* gate, void* y, int64_t pixels, int64_t channels) {
-  if (type == Type::f32) scale_pixels_typed((const float*)x, gate, (float*)y, pixels, channels);
-  else scale_pixels_typed((const uint16_t*)x, gate, (uint16_t*)y, pixels, channels);
+  if (type == Type::f32) scale_pixels_typed((const float*)x, gate, (float*)y, pixels, channels, 0, channels);
+  else scale_pixels_typed((const uint16_t*)x, gate, (uint16_t*)y, pixels, channels, 0, channels);
 }
 
 void store_scaled(Type type, const float* sums, float scale, void* y, int64_t count) {
