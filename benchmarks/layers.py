@@ -21,7 +21,7 @@ from rich.table import Table
 import regnet
 from regnet.atomic import write_json
 from regnet.bench.machine import describe, measure_peak, versions
-from regnet.bench.profile import WORK, profile, require_kernels
+from regnet.bench.profile import WORK, convolutions, profile, require_kernels
 from regnet.cli.output import console
 
 
@@ -31,12 +31,13 @@ def layers(name: str, batch: int, resolution: int, repeats: int, dtype: torch.dt
     x = torch.randn(batch, 3, resolution, resolution, dtype=dtype).contiguous(memory_format=torch.channels_last)
     profile(packed, x, 3)
     steps: dict[tuple, list[float]] = {}
-    for phase in profile(packed, x, repeats):  # the phases of one layer: one for each group of images
-        entry = steps.setdefault((phase.step, phase.work, phase.macs), [0.0, 0.0])
+    phases = profile(packed, x, repeats)
+    for phase, convolution in zip(phases, convolutions(phases)):  # of one layer: one for each group of images and strip
+        entry = steps.setdefault((phase.step, phase.work, convolution), [0.0, 0.0])
         entry[0] += float(np.quantile(phase.seconds, 0.1)) * 1e3
         entry[1] += phase.macs
     rows: dict[tuple, dict] = {}
-    for (step, work, macs), (ms, total) in steps.items():
+    for (step, work, _), (ms, macs) in steps.items():
         spec = packed.specs[step]
         channels = (spec.c_in, spec.c_mid, spec.c_out) if spec.kind == BLOCK else (spec.c_in, spec.c_out)
         key = (work, channels, spec.stride, macs)
@@ -44,7 +45,7 @@ def layers(name: str, batch: int, resolution: int, repeats: int, dtype: torch.dt
                                     "count": 0, "ms": 0.0, "macs": 0.0})
         row["count"] += 1
         row["ms"] += ms
-        row["macs"] += total
+        row["macs"] += macs
     return list(rows.values())
 
 

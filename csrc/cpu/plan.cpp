@@ -114,7 +114,7 @@ struct ConvTasks {
   void operator()(int t, int worker) const {
     if (t >= tasks) {
       char* const image = border.images + (t - tasks) * border.padded_h * border.padded_w * border.pixel_bytes;
-      return zero_border(image, border.h, border.w, border.padded_h, border.padded_w, border.pixel_bytes);
+      return zero_border(image, border.top, border.h, border.w, border.padded_h, border.padded_w, border.pixel_bytes);
     }
     const Part* part = parts;
     for (; t >= part->tasks; part++) t -= part->tasks;
@@ -299,7 +299,7 @@ int64_t Plan::pool_slots(const Conv& c, const CutChoice& choice) const {
 }
 
 template <int most>
-CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border) {
+CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border, int64_t repeated) {
   const Conv& first = convs[0];
   const int64_t area = (int64_t)first.out_h * first.out_w, rounds = first.pool ? images : 1, pixels = first.pool ? area : images * area;
   ConvTasks<most> all{{}, count, 0, area, pixels, scratch_each_, &k, scratch_, border ? *border : Border{}};
@@ -312,7 +312,7 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
     if (i) part.cut.blocks = all.parts[0].cut.blocks;  // whose sums have slots
     part.tasks = static_cast<int>(rounds * part.cut.blocks * part.cut.splits);
     all.tasks += part.tasks;
-    macs += static_cast<double>(images * area) * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
+    macs += static_cast<double>(images * (area - repeated * c.out_w)) * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
   }
   const Cut& cut = all.parts[0].cut;
   const CutMade made{divide_up(pixels, cut.blocks), cut.splits, pixels, divide_up(first.panels(), unit_panels(first, k))};
@@ -320,12 +320,12 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
   return made;
 }
 
-CutMade Plan::add_conv(const Conv& c, int64_t images, const CutChoice& choice, const Border* border) {
-  return add_conv_tasks<1>(&c, 1, images, choice, border);
+CutMade Plan::add_conv(const Conv& c, int64_t images, const CutChoice& choice, const Border* border, int64_t repeated) {
+  return add_conv_tasks<1>(&c, 1, images, choice, border, repeated);
 }
 
 CutMade Plan::add_convs(const Conv* convs, int count, int64_t images, const CutChoice& choice) {
-  return add_conv_tasks<kMostRuns>(convs, count, images, choice, nullptr);
+  return add_conv_tasks<kMostRuns>(convs, count, images, choice, nullptr, 0);
 }
 
 int64_t Plan::pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice) const {

@@ -20,9 +20,9 @@ inline constexpr int kMaxBases = 32;
 inline constexpr int kBaseShift = 56;  // no address of a process is that large
 inline char* relative_to(Base base) { return reinterpret_cast<char*>(static_cast<uintptr_t>(base + 1) << kBaseShift); }
 
-struct Border {  // of NHWC images whose interior, h x w, begins at pixel (1, 1)
+struct Border {  // of NHWC images whose interior, h x w, begins at pixel (top, 1)
   char* images;
-  int64_t h, w, padded_h, padded_w, pixel_bytes;
+  int64_t top, h, w, padded_h, padded_w, pixel_bytes;
 };
 
 class Plan {
@@ -34,8 +34,9 @@ class Plan {
   void set_scratch(uint32_t* base, int64_t words_each) { scratch_ = base, scratch_each_ = words_each; }
 
   // Adds a phase that computes `images` images of c. Where c.pool is set, it must hold images * pool_slots(...) * channels.
-  // With a border, zeroing those of `images` images joins the phase as further tasks.
-  CutMade add_conv(const Conv& c, int64_t images, const CutChoice& choice = {}, const Border* border = nullptr);
+  // With a border, zeroing those of `images` images joins the phase as further tasks. repeated: rows that another phase computes as well, which
+  // do not count as work.
+  CutMade add_conv(const Conv& c, int64_t images, const CutChoice& choice = {}, const Border* border = nullptr, int64_t repeated = 0);
   int64_t pool_slots(const Conv& c, const CutChoice& choice = {}) const;
   // Would many tasks of a gated c scale the same pixels? (Two: as dear as scaling them apart.)
   bool repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice = {}) const;
@@ -85,7 +86,7 @@ class Plan {
 
  private:
   template <int most>
-  CutMade add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border);
+  CutMade add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border, int64_t repeated);
   void note_pointer(void* at, uintptr_t address) {
     if (const uintptr_t base = address >> kBaseShift) slots_[base - 1].push_back({at, static_cast<int64_t>(address - (base << kBaseShift))});
   }

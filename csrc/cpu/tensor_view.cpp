@@ -116,12 +116,12 @@ void load_rows(const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64
   else load_rows_to(x, n, row0, row1, pad, gate, static_cast<uint16_t*>(out));
 }
 
-void zero_border(void* image, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes) {
+void zero_border(void* image, int64_t top, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes) {
   char* p = static_cast<char*>(image);
   const int64_t pitch = padded_w * pixel_bytes;
-  std::memset(p, 0, pitch);
-  std::memset(p + (h + 1) * pitch, 0, (padded_h - h - 1) * pitch);
-  for (int64_t row = 1; row <= h; row++) {
+  std::memset(p, 0, top * pitch);
+  std::memset(p + (h + top) * pitch, 0, (padded_h - h - top) * pitch);
+  for (int64_t row = top; row < h + top; row++) {
     std::memset(p + row * pitch, 0, pixel_bytes);
     std::memset(p + row * pitch + (w + 1) * pixel_bytes, 0, (padded_w - w - 1) * pixel_bytes);
   }

@@ -27,8 +27,8 @@ struct TensorView {  // (N, C, H, W), strides in elements
 // counted in the padded image. `gate` (channels of image n), if given, scales the input.
 void load_rows(const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Type type, void* out);
 
-// Zeroes the border of an NHWC image of padded_h x padded_w pixels whose interior, h x w, begins at pixel (1, 1).
-void zero_border(void* image, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes);
+// Zeroes the border of an NHWC image of padded_h x padded_w pixels whose interior, h x w, begins at pixel (top, 1).
+void zero_border(void* image, int64_t top, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes);
 
 void float_to_half(const float* in, uint16_t* out, int64_t count);
 float half_to_float(uint16_t h);

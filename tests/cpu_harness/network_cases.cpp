@@ -268,6 +268,10 @@ void network_cases(Report& report, Random& random, int random_cases) {
   // wide groups; the largest squeeze width; more channels than tiles
   go(Scalar::f32, 2, 9, 8, Layout::nhwc, {block_layer(16, 112, 56, 56, {2, 42}), block_layer(56, 56, 56, 56, {1, 42, true}), block_layer(56, 120, 120, 120), head_layer(120, 33)});
   go(Scalar::bf16, 1, 4, 4, Layout::nhwc, {block_layer(16, 232, 40, 232), block_layer(40, 40, 40, 40, {1, 10}), head_layer(40, 1000)});
+  // maps that go in strips through a block, with its sums, and of stride 1 with two rows in both strips
+  go(Scalar::f32, 1, 97, 83, Layout::nhwc, {block_layer(8, 48, 16, 8, {2, 6}), block_layer(16, 64, 16, 16, {2})});
+  go(Scalar::f32, 1, 66, 51, Layout::nchw, {block_layer(8, 80, 8, 8), block_layer(8, 80, 8, 8, {1, 4, true})});
+  go(Scalar::bf16, 1, 97, 83, Layout::nhwc, {block_layer(8, 80, 16, 8, {2, 6})});
   // a convolution between blocks, grouped; a 1x1 map; SiLU; a projection that the shapes do not need
   for (const Scalar type : {Scalar::f32, Scalar::bf16})
     go(type, 4, 6, 5, Layout::nchw, {conv_layer(3, 10, 5, 2, 1, Activation::silu), block_layer(10, 16, 10, 8, {1, 4, false, Activation::silu}, true),

@@ -39,23 +39,29 @@ def profile(packed: regnet_kernels.PackedNetwork, x: torch.Tensor, repeats: int)
     return [Phase(int(row[0]), int(row[1]), float(row[2]), row[3:]) for row in table]
 
 
+def convolutions(phases: list[Phase]) -> list[str]:
+    """"a", "b" or "c" for each phase of one block's that is a convolution of it, "" for the others. A batch goes through in groups of images,
+    a large map in strips through a and b: a is the 1x1 before a 3x3."""
+    names, before_grouped = [], False
+    for phase in reversed(phases):
+        grouped = phase.work in (GROUPED, WINOGRAD)
+        names.append("b" if grouped else "" if phase.work != DENSE else "a" if before_grouped else "c")
+        before_grouped = grouped if phase.work in (DENSE, GROUPED, WINOGRAD) else before_grouped
+    return names[::-1]
+
+
 def seconds_by_op(step: StepShape, phases: list[Phase]) -> dict[str, tuple[np.ndarray, str]]:
     """Phases of a one-step network -> {name of the op in `step.ops`: (seconds (repeats,), algorithm)}.
 
-    A batch goes through in groups of images, so an op may have several phases. Raises RuntimeError where the phases do not add up
-    to the op's multiply-adds: then the kernels work in a way that is not known here.
+    An op may have several phases. Raises RuntimeError where they do not add up to the op's multiply-adds: then the kernels work in a way
+    that is not known here.
     """
     seconds = dict.fromkeys(step.ops, 0.0)
     macs, algorithm = dict.fromkeys(step.ops, 0.0), dict.fromkeys(step.ops, "direct")
-    convolutions = 0
-    for phase in phases:
+    for phase, convolution in zip(phases, convolutions(phases)):
         name = step.kind
         if step.kind == "block":
-            if phase.work in (DENSE, GROUPED, WINOGRAD):  # a, b, c of a group of images, then those of the next
-                name = "abc"[convolutions % 3]
-                convolutions += 1
-            else:
-                name = "se" if phase.work == SQUEEZE else ""
+            name = convolution or ("se" if phase.work == SQUEEZE else "")
             if name not in step.ops:
                 raise RuntimeError(f"the kernels ran a phase {_named(phase.work)!r} in {step}, which this benchmark does not know")
         if phase.work == WINOGRAD:
