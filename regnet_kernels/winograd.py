@@ -1,9 +1,10 @@
 """Which 3x3 convolutions of a packed network may go by Winograd (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-arXiv 1509.09308): F(4x4, 3x3) in float32, as csrc/cpu/winograd_kernels.h computes it, F(2x2, 3x3) in bfloat16, as winograd_bf16_kernels.h does.
+arXiv 1509.09308): F(4x4, 3x3) in float32, as csrc/cpu/winograd_kernels.h computes it, F(2x2, 3x3) in bfloat16, as winograd_bf16_kernels.h
+does.
 
 F(4x4) has the interpolation points 0, +-1/sqrt(2), +-sqrt(2) and infinity in place of 0, +-1, +-2: in float32 the largest error of a
-convolution against float64 falls from about 9 times a direct one's to about 2.5 times (24 channels), the operations stay as many. The kernel
-transforms the plain packed weights itself.
+convolution against float64 falls from about 9 times a direct one's to about 2.5 times (24 channels), the operations stay as many. The
+kernel transforms the plain packed weights itself.
 
 F(2x2) has the points 0, +-1 and infinity. Its transformed weights are packed beside the plain ones, rounded to bfloat16 once; so is its
 transformed input. One layer errs about 1.4 times as much as a direct one in bfloat16; by F(4x4) it would be 4.5 times.
@@ -11,7 +12,8 @@ transformed input. One layer errs about 1.4 times as much as a direct one in bfl
 
 import torch
 
-WIDTHS = {torch.float32: (8, 1 << 20), torch.bfloat16: (16, 264)}  # bfloat16: of 8 they gain nothing, and take 1.8 times the plain weights' memory
+# In bfloat16 groups of 8 gain nothing; the transformed weights take 1.8 times the memory of the plain ones.
+WIDTHS = {torch.float32: (8, 1 << 20), torch.bfloat16: (16, 264)}
 
 
 def suits(dtype: torch.dtype, stride: int, group_width: int) -> bool:

@@ -7,7 +7,8 @@
 // B^T d for one column of 4 pixels, `row` apart
 template <int LANES>
 REGNET_INLINE void input_column(const uint16_t* x, int64_t row, vf (&out)[4]) {
-  const vf d0 = load_lanes<LANES>(x), d1 = load_lanes<LANES>(x + row), d2 = load_lanes<LANES>(x + 2 * row), d3 = load_lanes<LANES>(x + 3 * row);
+  const vf d0 = load_lanes<LANES>(x), d1 = load_lanes<LANES>(x + row);
+  const vf d2 = load_lanes<LANES>(x + 2 * row), d3 = load_lanes<LANES>(x + 3 * row);
   out[0] = d0 - d2;
   out[1] = d1 + d2;
   out[2] = d2 - d1;
@@ -17,7 +18,8 @@ REGNET_INLINE void input_column(const uint16_t* x, int64_t row, vf (&out)[4]) {
 // LANES channels of `tiles` tiles side by side: each 4x4 pixels of x -> 16 vectors, `plane` apart, and those of the next tile `next`
 // further. Two columns are common to neighbours.
 template <int LANES>
-__attribute__((noinline)) void transform_bf16_input(const uint16_t* x, int64_t row, int64_t pixel, int tiles, uint16_t* v, int64_t next, int64_t plane) {
+__attribute__((noinline)) void transform_bf16_input(const uint16_t* x, int64_t row, int64_t pixel, int tiles, uint16_t* v, int64_t next,
+                                                    int64_t plane) {
   vf a[4], b[4];
   input_column<LANES>(x, row, a);
   input_column<LANES>(x + pixel, row, b);
@@ -51,8 +53,8 @@ struct Tile2Out {
 
 // LANES channels of `tiles` tiles side by side back: bias, activation, and 2x2 pixels of y each (fewer at the right and lower edge).
 template <int LANES>
-__attribute__((noinline)) void transform_bf16_output(const float* m, int64_t next, int64_t plane, int tiles, vf bias, const Tile2Out& o, uint16_t* y,
-                                                     float* pool) {
+__attribute__((noinline)) void transform_bf16_output(const float* m, int64_t next, int64_t plane, int tiles, vf bias, const Tile2Out& o,
+                                                     uint16_t* y, float* pool) {
   const vf floor = broadcast(o.floor);
   vf sum{};
   for (int t = 0; t < tiles; t++) {
@@ -60,15 +62,16 @@ __attribute__((noinline)) void transform_bf16_output(const float* m, int64_t nex
     const float* from = m;
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-      const vf m0 = load_lanes<LANES>(from), m1 = load_lanes<LANES>(from + 4 * plane), m2 = load_lanes<LANES>(from + 8 * plane),
-               m3 = load_lanes<LANES>(from + 12 * plane);
+      const vf m0 = load_lanes<LANES>(from), m2 = load_lanes<LANES>(from + 8 * plane), m3 = load_lanes<LANES>(from + 12 * plane);
+      vf m1 = load_lanes<LANES>(from + 4 * plane);
+      if (j == 1) m1 += bias;  // position (1, 1) is in all four outputs
       top[j] = m0 + (m1 + m2);
       bottom[j] = (m1 - m2) - m3;
       from += plane;
       REGNET_OPAQUE_ADDRESS(from);
     }
-    vf out[4] = {top[0] + (top[1] + top[2]) + bias, (top[1] - top[2]) - top[3] + bias, bottom[0] + (bottom[1] + bottom[2]) + bias,
-                 (bottom[1] - bottom[2]) - bottom[3] + bias};
+    vf out[4] = {top[0] + (top[1] + top[2]), (top[1] - top[2]) - top[3], bottom[0] + (bottom[1] + bottom[2]),
+                 (bottom[1] - bottom[2]) - bottom[3]};
     if (o.silu) {
       vf copy[4] = {out[0], out[1], out[2], out[3]};
       silu_all(copy, 4);
@@ -134,7 +137,8 @@ __attribute__((noinline)) void multiply_bf16_tile(const uint32_t* v, int64_t v_r
 }
 
 template <class Dot, int P, int F, int H, bool Fetch>
-REGNET_INLINE void dispatch_multiply_bf16(const uint32_t* v, int64_t v_row, const uint32_t* u, float* m, int64_t m_row, int steps, int here) {
+REGNET_INLINE void dispatch_multiply_bf16(const uint32_t* v, int64_t v_row, const uint32_t* u, float* m, int64_t m_row, int steps,
+                                          int here) {
   if constexpr (P > 1) {
     if (here < P) return dispatch_multiply_bf16<Dot, P - 1, F, H, Fetch>(v, v_row, u, m, m_row, steps, here);
   }
