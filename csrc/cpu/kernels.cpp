@@ -41,6 +41,7 @@ namespace {
 #include "conv_kernels.h"
 #include "winograd_transforms.h"
 #include "winograd_kernels.h"
+#include "winograd_bf16_kernels.h"
 #include "squeeze_kernels.h"
 
 // The machine's peak: multiply-adds in independent chains of registers.
@@ -70,8 +71,8 @@ double fma_burst(Type type, int64_t iterations, float* sink) {
 
 extern const Kernels REGNET_CAT(kernels_, REGNET_ISA);
 const Kernels REGNET_CAT(kernels_, REGNET_ISA) = {
-    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, se_reduce_fc1, se_fc2, sum_pixels,
-    scale_pixels, store_scaled, fma_burst,
+    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, winograd_bf16, se_reduce_fc1, se_fc2,
+    sum_pixels, scale_pixels, store_scaled, fma_burst,
 };
 
 }  // namespace regnet_kernels::cpu

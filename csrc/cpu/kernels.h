@@ -153,6 +153,38 @@ constexpr int64_t winograd_scratch_words(int64_t lanes, int64_t group_width) {
   return winograd_planes(group_width) * (winograd_block(lanes, group_width) * lanes + 32) + winograd_weight_words(group_width);
 }
 
+// The same of bfloat16 maps by F(2x2, 3x3), with products of bfloat16 and float32 sums: 4x4 input tiles, 16 products a channel pair in
+// place of 36.
+struct WinogradBf16 {
+  const uint16_t* x;         // NHWC, padded by one on the left and top, to 2 * tiles + 2 pixels in all
+  int64_t x_image, x_row, x_pixel;
+  const uint32_t* u;         // per group: 16 x panels of the transformed weights, [group_width / 2][lanes][2]
+  const float* bias;
+  int groups, group_width, together;  // as above
+  uint16_t* y;
+  int64_t y_image, y_row, y_pixel;
+  Activation activation;
+  float* pool;               // (slots, pool_stride), or null
+  int64_t pool_stride;
+  int out_h, out_w, tiles_h, tiles_w;
+
+  int lanes() const { return group_width * together; }
+};
+// With sums, a task's tiles are a part of one image, or whole images: then the first one's sums go to pool_slot, the next one's to the
+// slot after it.
+struct WinogradBf16Task {
+  int64_t tile0, tile1;      // of the flattened (image, tile row, tile column) order
+  int group0, group1;
+  int64_t pool_slot;
+};
+// Tiles that are transformed together: transformed input and output of narrow groups within L1, of wider ones within half of an L2 of
+// 1 MiB, but enough for a pass over the transformed weights.
+constexpr int64_t winograd_bf16_block(int64_t lanes) {
+  const int64_t tiles = (lanes <= 32 ? 16 : 96) * 1024 / (24 * lanes);
+  return tiles < 32 && lanes > 32 ? 32 : tiles;
+}
+constexpr int64_t winograd_bf16_scratch_words(int64_t lanes) { return 24 * (winograd_bf16_block(lanes) * lanes + 64); }
+
 // Squeeze-and-excite. `sums`: (images, slots, channels) partial sums; hidden: (images, squeeze); gate: (images, channels).
 struct SqueezeExcite {
   const float* sums;
@@ -174,6 +206,7 @@ struct Kernels {
   int preferred_panels;  // panels the widest register tile takes together
   void (*conv)(const Conv&, const ConvTask&, uint32_t* scratch);
   void (*winograd)(const Winograd&, const WinogradTask&, float* scratch);
+  void (*winograd_bf16)(const WinogradBf16&, const WinogradBf16Task&, float* scratch);
   void (*se_reduce_fc1)(const SqueezeExcite&, int squeeze0, int squeeze1, float* pooled);
   void (*se_fc2)(const SqueezeExcite&, int channel0, int channel1);
   // sums of x (pixels, channels) over pixels -> sums[channels]

@@ -51,12 +51,17 @@ Strip strip_of(const Step& s, const Map& m, int64_t i) {
   return {first, last, in_first, in_last, in_first - begin, end - begin};
 }
 
-// Is Winograd worth it? Each group's weights are transformed once a pass, so there must be tiles to use them on.
-bool use_winograd(const Step& s, const Map& m) {
+// Is Winograd worth it? In float32 each group's weights are transformed once a pass, so there must be tiles to use them on.
+bool use_winograd(const Step& s, const Map& m, Type type) {
   if (!s.has_winograd) return false;
-  const int64_t tiles = ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4);
-  return m.group * tiles >= 12;
+  if (type == Type::f32) return m.group * ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4) >= 12;
+  // In bfloat16 the weights are 1.8 times the plain ones, and come from memory at batch 1. A tile takes 16 products for each channel of the
+  // group, and its transforms as long as some 20 channels more; directly it takes 36, or fewer at an edge.
+  const int64_t tiles = ((m.out_h + 1) / 2) * ((m.out_w + 1) / 2);
+  return m.group * tiles >= 32 && 9 * s.group_width * m.out_h * m.out_w > tiles * (16 * s.group_width + 300);
 }
+// The padded map's side for it.
+int64_t winograd_side(int64_t side, Type type) { return type == Type::f32 ? winograd_padded(side) : (side + 1) / 2 * 2 + 2; }
 
 // Zeros of `images` images that the padded buffer holds.
 struct Zeros {
@@ -84,9 +89,9 @@ class Builder {
                          s.group_width, s.se_width, s.has_projection, s.has_winograd, h, w, x.n, plan.workers};
       const LayerChoice& choice = choices_.emplace_back(choices.of(key));
       m.group = choice.group ? std::min(choice.group, x.n) : images_per_group(x.n, m.out_h, m.out_w);
-      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m))) {
+      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m, type))) {
         m.winograd = true;
-        m.padded_h = winograd_padded(h), m.padded_w = winograd_padded(w);
+        m.padded_h = winograd_side(h, type), m.padded_w = winograd_side(w, type);
       } else if (s.kind == StepKind::block) {
         m.strips = strips_of(s, m, x.n, type, plan);
         if (m.strips > 1) m.padded_h = s.stride * ((m.out_h + m.strips - 1) / m.strips - 1) + 3;
@@ -167,9 +172,12 @@ class Builder {
       } else {
         padded_bytes_ = std::max(padded_bytes_, g * m.padded_h * m.padded_w * s.c_mid * pixel_);
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
-        if (m.winograd) 
-          for (const GroupRuns runs(s.c_mid / s.group_width, s.group_width); const GroupRun& run : runs.run)
-            if (run.count) scratch_ = std::max(scratch_, winograd_scratch_words(s.group_width * run.together, s.group_width));
+        if (m.winograd)
+          for (const GroupRuns runs(s.c_mid / s.group_width, s.group_width); const GroupRun& run : runs.run) {
+            const int64_t width = s.group_width, lanes = width * run.together;
+            if (run.count)
+              scratch_ = std::max(scratch_, type_ == Type::f32 ? winograd_scratch_words(lanes, width) : winograd_bf16_scratch_words(lanes));
+          }
         if (s.se_width > 0) {
           for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images, choices_[i].b) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
@@ -324,14 +332,46 @@ class Builder {
     return plan_.pool_slots(b, choice);
   }
 
+  struct WinogradBf16Conv {
+    WinogradBf16 run[kMostRuns];
+    int size;
+  };
+  WinogradBf16Conv winograd_bf16_conv(const Step& s, const Map& m) {
+    const GroupedConv direct = grouped_conv(s, m, padded_, middle_);
+    const GroupRuns runs(s.c_mid / s.group_width, s.group_width);
+    WinogradBf16Conv all{};
+    all.size = direct.size;
+    for (int i = 0; i < direct.size; i++) {
+      const Conv& c = direct.run[i];
+      WinogradBf16& w = all.run[i];
+      w.x = reinterpret_cast<const uint16_t*>(c.x);
+      w.x_pixel = 2 * c.x_pixel, w.x_row = 2 * c.x_row, w.x_image = 2 * c.x_image;
+      w.u = words(s.u + 16 * runs.run[i].first * s.group_width * s.group_width);
+      w.bias = c.bias;
+      w.group_width = static_cast<int>(s.group_width), w.together = c.group_out / w.group_width, w.groups = c.groups;
+      w.y = static_cast<uint16_t*>(c.y);
+      w.y_pixel = c.y_pixel, w.y_row = c.y_row, w.y_image = c.y_image;
+      w.activation = c.activation;
+      w.pool = c.pool, w.pool_stride = c.pool_stride;
+      w.out_h = c.out_h, w.out_w = c.out_w;
+      w.tiles_h = (w.out_h + 1) / 2, w.tiles_w = (w.out_w + 1) / 2;
+    }
+    return all;
+  }
+
   int64_t pool_slots(const Step& s, const Map& m, int64_t images, const CutChoice& choice) {
     if (!m.winograd) {
       int64_t slots = 0;
       for (int64_t i = 0; i < m.strips; i++) slots += strip_slots(s, m, i, choice);
       return slots;
     }
-    WinogradConv b = winograd_conv(s, m);
     float anywhere;
+    if (type_ == Type::bf16) {
+      WinogradBf16 b = winograd_bf16_conv(s, m).run[0];
+      b.pool = &anywhere;
+      return plan_.pool_slots(b, images, choice);
+    }
+    WinogradConv b = winograd_conv(s, m);
     b.run[0].pool = &anywhere;  // where it will be may not be known yet
     return plan_.pool_slots(b.run, b.size, images, choice);
   }
@@ -367,7 +407,10 @@ class Builder {
       if (!covered) zeros_ = zeros;
       in_done = strip.in_last;
       CutMade made_b;
-      if (m.winograd) {
+      if (m.winograd && type_ == Type::bf16) {
+        const WinogradBf16Conv b = winograd_bf16_conv(s, m);
+        made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
+      } else if (m.winograd) {
         const WinogradConv b = winograd_conv(s, m);
         made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
       } else {

@@ -95,6 +95,37 @@ WinogradCut cut_winograd(const Winograd* runs, int count, int64_t images, int wo
   return cut;
 }
 
+// The same for Winograd in bfloat16: `splits` runs of groups x `rounds` runs of images x `blocks` runs of tiles of each.
+struct WinogradBf16Cut {
+  int64_t rounds, blocks, splits;
+};
+constexpr int64_t kMinBf16Tiles = 24;  // of a task: with fewer the weights come too often
+
+WinogradBf16Cut cut_winograd_bf16(const WinogradBf16& w, int64_t images, int workers, const CutChoice& choice) {
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, block = choice.block ? choice.block : 4 * winograd_bf16_block(w.lanes());
+  WinogradBf16Cut cut{1, divide_up(images * area, block), 1};
+  if (w.pool) {  // each image's sums apart: several whole images a task, or parts of one
+    cut.blocks = divide_up(area, block);
+    cut.rounds = cut.blocks > 1 ? images : divide_up(images, std::max<int64_t>(1, block / area));
+  }
+  if (choice.block) {
+    cut.splits = std::clamp<int64_t>(choice.splits, 1, w.groups);
+    return cut;
+  }
+  const int64_t macs = images * area * 16 * w.groups * w.group_width * w.lanes();
+  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
+  cut.splits = std::min<int64_t>(divide_up(want, cut.rounds * cut.blocks), w.groups);
+  // the tiles of a group apart where there are few groups: the worker that has just read its weights takes the next tiles, too
+  if (cut.rounds * cut.blocks * cut.splits < want) {
+    if (w.pool && cut.blocks == 1) cut.rounds = std::min(images, divide_up(want, cut.splits));  // fewer whole images first
+    if (!w.pool || cut.rounds == images) {
+      const int64_t most = std::max<int64_t>(1, (w.pool ? area : images * area) / kMinBf16Tiles);
+      cut.blocks = std::max(cut.blocks, std::min(most, divide_up(want, cut.rounds * cut.splits)));
+    }
+  }
+  return cut;
+}
+
 // The tasks of the phases. `pointers` shows a visitor each pointer that may be relative to a base.
 
 template <int most>
@@ -208,6 +239,42 @@ std::vector<WinogradTasks::Item> winograd_items(const Winograd* runs, int count,
   for (int64_t worker = 0; worker < workers; worker++) share(whole, worker), share(parts, worker);
   return all;
 }
+
+struct WinogradBf16Tasks {
+  struct Part {
+    WinogradBf16 w;
+    int64_t splits;
+    int tasks;
+  };
+  Part parts[kMostRuns];
+  int count;
+  WinogradBf16Cut cut;
+  int64_t area, images, each;
+  const Kernels* kernels;
+  uint32_t* scratch;
+
+  void operator()(int t, int worker) const {
+    const Part* part = parts;
+    for (; t >= part->tasks; part++) t -= part->tasks;
+    const int64_t block = t % cut.blocks, round = t / cut.blocks % cut.rounds, split = t / cut.blocks / cut.rounds;
+    const int64_t first = images * round / cut.rounds, tiles = (images * (round + 1) / cut.rounds - first) * area;
+    WinogradBf16Task task;
+    task.tile0 = first * area + tiles * block / cut.blocks;
+    task.tile1 = first * area + tiles * (block + 1) / cut.blocks;
+    task.group0 = static_cast<int>(part->w.groups * split / part->splits);
+    task.group1 = static_cast<int>(part->w.groups * (split + 1) / part->splits);
+    task.pool_slot = first * cut.blocks + block;
+    kernels->winograd_bf16(part->w, task, reinterpret_cast<float*>(scratch + worker * each));
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) {
+    for (int i = 0; i < count; i++) {
+      WinogradBf16& w = parts[i].w;
+      visit(w.x), visit(w.u), visit(w.bias), visit(w.y), visit(w.pool);
+    }
+    visit(scratch);
+  }
+};
 
 struct SqueezeTasks {
   SqueezeExcite s;
@@ -344,6 +411,27 @@ CutMade Plan::add_winograds(const Winograd* runs, int count, int64_t images, con
   const int64_t tasks = static_cast<int64_t>(all.items.size());
   add(Work::winograd, tasks, std::move(all), macs);
   return {divide_up(images * area, cut.rounds * cut.blocks), cut.splits ? cut.splits : runs[0].groups, images * area, runs[0].groups};
+}
+
+int64_t Plan::pool_slots(const WinogradBf16& w, int64_t images, const CutChoice& choice) const {
+  return cut_winograd_bf16(w, images, workers, choice).blocks;
+}
+
+CutMade Plan::add_winograds(const WinogradBf16* runs, int count, int64_t images, const CutChoice& choice) {
+  const int64_t area = (int64_t)runs[0].tiles_h * runs[0].tiles_w;
+  const WinogradBf16Cut cut = cut_winograd_bf16(runs[0], images, workers, choice);
+  WinogradBf16Tasks all{{}, count, cut, area, images, scratch_each_, &k, scratch_};
+  int64_t tasks = 0;
+  double macs = 0;
+  for (int i = 0; i < count; i++) {
+    const WinogradBf16& w = runs[i];
+    const int64_t splits = i ? 1 : cut.splits;  // the others are left-over groups
+    all.parts[i] = {w, splits, static_cast<int>(cut.rounds * cut.blocks * splits)};
+    tasks += all.parts[i].tasks;
+    macs += 9.0 * static_cast<double>(images * w.out_h * w.out_w * w.groups) * w.group_width * w.lanes();
+  }
+  add(Work::winograd, tasks, all, macs);
+  return {divide_up(images * area, cut.rounds * cut.blocks), cut.splits, images * area, runs[0].groups};
 }
 
 void Plan::add_squeeze_excite(const SqueezeExcite& s) {

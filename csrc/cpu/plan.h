@@ -46,6 +46,8 @@ class Plan {
   // The same for Winograd convolutions; scratch: winograd_scratch_words(lanes) words for each worker.
   CutMade add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {});
   int64_t pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {}) const;
+  CutMade add_winograds(const WinogradBf16* runs, int count, int64_t images, const CutChoice& choice = {});
+  int64_t pool_slots(const WinogradBf16& w, int64_t images, const CutChoice& choice = {}) const;
 
   // hidden and gate of `images` images, and the map times the gate where it is given: two phases. `pooled` holds workers * images * channels.
   void add_squeeze_excite(const SqueezeExcite& s);

@@ -78,6 +78,11 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
       s.a = w.section(panels(s.c_mid, s.c_in, type));
       s.b = w.section(s.c_mid / s.group_width * panels(s.group_width, 9 * s.group_width, type));
       s.c = w.section(panels(s.c_out, s.c_mid + (s.has_projection ? s.c_in : 0), type));
+      if (s.has_winograd) {
+        if (q[13] != (type == Type::bf16 ? 2 : 1) || s.stride != 1 || s.group_width % 8 != 0)
+          fail(where + "Winograd of another type, or not with stride 1 and a group width of a multiple of 8");
+        if (type == Type::bf16) s.u = w.section(16 * s.c_mid * s.group_width);
+      }
       s.a_bias = f.section(s.c_mid);
       s.b_bias = f.section(s.c_mid);
       if (s.se_width > 0) {
@@ -87,8 +92,6 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
         s.se_b2 = f.section(s.c_mid);
       }
       s.c_bias = f.section(s.c_out);
-      if (s.has_winograd && (type != Type::f32 || s.stride != 1 || s.group_width % 8 != 0))
-        fail(where + "Winograd needs float32, stride 1 and a group width of a multiple of 8");
     } else {
       if (type == Type::bf16 && s.c_in % 2 != 0) fail(where + "bfloat16 needs an even channel count");
       if (s.c_out > 0) {

@@ -17,7 +17,7 @@ struct Step {
   bool has_projection, has_winograd;
   Activation activation;
   // elements into the weights and params blobs
-  int64_t a, b, c, fc;
+  int64_t a, b, c, u, fc;  // u: b, transformed for Winograd, in bfloat16
   int64_t conv_w, conv_bias, a_bias, b_bias, se_w1, se_b1, se_w2t, se_b2, c_bias, fc_bias;
 
   int64_t out_side(int64_t side) const { return kind == StepKind::head ? 1 : (side + 2 * padding - kernel) / stride + 1; }

@@ -160,10 +160,10 @@ REGNET_INLINE vf load_lanes(const uint16_t* p) {
     typedef uint32_t U __attribute__((vector_size(32)));
     return widen_lanes((Lanes<8>::F)(__builtin_convertvector(h, U) << 16));
   } else {
-    return (vf)(__builtin_convertvector(h, vu) << 16);
+    return widen_bf16(h);
   }
 #else
-  return (vf)(__builtin_convertvector(h, vu) << 16);
+  return widen_bf16(h);
 #endif
 }
 REGNET_INLINE float to_float(float v) { return v; }

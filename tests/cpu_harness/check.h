@@ -40,6 +40,7 @@ inline double activation_slope(Activation a) { return a == Activation::silu ? 1.
 
 void conv_cases(Report& report, Random& random, int random_cases);
 void winograd_cases(Report& report, Random& random);
+void winograd_bf16_cases(Report& report, Random& random);
 void squeeze_cases(Report& report, Random& random);
 void network_cases(Report& report, Random& random, int random_cases);
 void format_cases(Report& report, Random& random, int mutations);

@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
     std::printf("table %s, seed %" PRIu64 "\n", kernels().name, seed);
     std::fflush(stdout);
     if (wants("conv")) conv_cases(report, random, random_cases);
-    if (wants("winograd")) winograd_cases(report, random);
+    if (wants("winograd")) winograd_cases(report, random), winograd_bf16_cases(report, random);
     if (wants("squeeze")) squeeze_cases(report, random);
     if (wants("network")) network_cases(report, random, random_cases / 2);
     if (wants("format")) format_cases(report, random, 5 * random_cases);

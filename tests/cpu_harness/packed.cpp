@@ -108,6 +108,21 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
     if (l.projection) joint.insert(joint.end(), l.shortcut.begin() + o * l.c_in, l.shortcut.begin() + (o + 1) * l.c_in);
   }
   weights.section(joint, 1, l.c_out, k);
+  if (l.winograd && type == Scalar::bf16) {
+    for (const auto& [first, together] : runs) {
+      const int64_t rows = together * width;
+      std::vector<double> u(static_cast<size_t>(16 * rows * width));
+      for (int64_t o = 0; o < rows; o++)
+        for (int64_t i = 0; i < width; i++) {
+          double filter[9], transformed[16];
+          for (int64_t t = 0; t < 9; t++) filter[t] = b[static_cast<size_t>(((first * width + o) * 9 + t) * width + i)];
+          winograd_bf16_weights(filter, transformed);
+          for (int64_t t = 0; t < 16; t++) u[static_cast<size_t>((t * rows + o) * width + i)] = transformed[t];
+        }
+      for (int64_t t = 0; t < 16; t++) weights.panels(u.data() + t * rows * width, rows, width);
+    }
+    weights.align();
+  }
   params.section(ordered(l.a_bias = numbers(random, Scalar::f32, l.c_mid, 0.3), order_in));
   params.section(ordered(l.b_bias = numbers(random, Scalar::f32, l.c_mid, 0.3), order));
   if (l.squeeze) {
@@ -150,7 +165,7 @@ Network pack(Random& random, Type type, std::vector<Layer> layers) {
   for (Layer& l : layers) {
     network.program.insert(network.program.end(), {static_cast<int64_t>(l.kind), l.c_in, l.c_mid, l.c_out, l.kernel, l.stride, l.padding, l.group_width, l.squeeze,
                                                    l.projection, static_cast<int64_t>(l.activation), static_cast<int64_t>(weights.values.size()),
-                                                   static_cast<int64_t>(params.values.size()), l.winograd, 0, 0});
+                                                   static_cast<int64_t>(params.values.size()), l.winograd ? (scalar == Scalar::bf16 ? 2 : 1) : 0, 0, 0});
     if (l.kind == StepKind::conv) {
       const int64_t groups = l.c_in / l.group_width, k = l.kernel * l.kernel * l.group_width;
       l.b = numbers(random, Scalar::f32, l.c_out * k, std::sqrt(2.0 / static_cast<double>(k)));

@@ -121,3 +121,64 @@ void winograd_magnitude(const Window& p, const Doubles& x, const Doubles& weight
         }
       }
 }
+
+namespace {
+
+// As Lavin and Gray write them.
+constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+constexpr double kBt[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
+constexpr double kAt[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+
+}  // namespace
+
+void winograd_bf16_weights(const double filter[9], double u[16]) {
+  for (int t = 0; t < 16; t++) {
+    u[t] = 0;
+    for (int i = 0; i < 9; i++) u[t] += kG[t / 4][i / 3] * filter[i] * kG[t % 4][i % 3];
+  }
+}
+
+void winograd_bf16_magnitude(const Window& p, const Doubles& x, const Doubles& weights, Doubles& magnitude, Doubles& squares) {
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  const int64_t width = p.group_in();
+  Doubles u(size(p.channels * width * 16)), v(size(p.channels * 16)), of_sizes(v.size());
+  for (int64_t o = 0; o < p.channels; o++)
+    for (int64_t k = 0; k < width; k++) {
+      double filter[9];
+      for (int64_t t = 0; t < 9; t++) filter[t] = weights[size((o * 9 + t) * width + k)];
+      winograd_bf16_weights(filter, u.data() + (o * width + k) * 16);
+    }
+  magnitude.assign(size(p.images * p.h * p.w * p.channels), 0);
+  squares = magnitude;
+  for (int64_t n = 0; n < p.images; n++)
+    for (int64_t ty = 0; ty < p.h; ty += 2)
+      for (int64_t tx = 0; tx < p.w; tx += 2) {
+        for (int64_t c = 0; c < p.channels; c++)
+          for (int t = 0; t < 16; t++) {
+            double sum = 0, sizes = 0;
+            for (int64_t i = 0; i < 16; i++) {
+              const int64_t row = ty + i / 4 - 1, column = tx + i % 4 - 1;
+              if (row < 0 || row >= p.h || column < 0 || column >= p.w) continue;
+              const double term = kBt[t / 4][i / 4] * x[size(((n * p.h + row) * p.w + column) * p.channels + c)] * kBt[t % 4][i % 4];
+              sum += term, sizes += std::fabs(term);
+            }
+            v[size(c * 16 + t)] = sum, of_sizes[size(c * 16 + t)] = sizes;
+          }
+        for (int64_t o = 0; o < p.channels; o++) {
+          double products[16] = {}, squared[16] = {};
+          for (int64_t k = 0; k < width; k++)
+            for (int t = 0; t < 16; t++) {
+              const size_t from = size((o / width * width + k) * 16 + t);
+              const double weight = u[size((o * width + k) * 16 + t)];
+              products[t] += std::fabs(weight) * of_sizes[from], squared[t] += weight * v[from] * weight * v[from];
+            }
+          for (int64_t i = 0; i < 2 && ty + i < p.h; i++)
+            for (int64_t j = 0; j < 2 && tx + j < p.w; j++)
+              for (int t = 0; t < 16; t++) {
+                const double factor = std::fabs(kAt[i][t / 4] * kAt[j][t % 4]);
+                const size_t to = size(((n * p.h + ty + i) * p.w + tx + j) * p.channels + o);
+                magnitude[to] += factor * products[t], squares[to] += factor * factor * squared[t];
+              }
+        }
+      }
+}

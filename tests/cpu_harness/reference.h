@@ -26,3 +26,8 @@ double activate(double v, Activation a);
 // Winograd F(4x4, 3x3), for the error bound of a stride-1 padded 3x3 convolution: the sums of |A| |A| (|G| |G| |w| |B| |B| |x|), NHWC, which
 // no intermediate result of the algorithm exceeds, nor of F(2, 3) with three of its points.
 void winograd_magnitude(const Window& window, const Doubles& x, const Doubles& weights, Doubles& magnitude);
+
+// F(2x2, 3x3): the transformed weights of a 3x3 filter; the sums of |A| |A| (|U| |B| |B| |x|), and those of the squares of all products that
+// make an output pixel.
+void winograd_bf16_weights(const double filter[9], double u[16]);
+void winograd_bf16_magnitude(const Window& window, const Doubles& x, const Doubles& weights, Doubles& magnitude, Doubles& squares);
