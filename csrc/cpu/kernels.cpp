@@ -4,6 +4,8 @@
 // P pixels x (F full panels of 16 + H half panels of 8) output channels; each step along the reduction axis loads the
 // tile's weights once and broadcasts one word of each pixel against them. Channels are in the vector, pixels are
 // pointers: so a tile may cross rows and images, strides cost nothing, and a 7 x 7 map fills it.
+#include <utility>
+
 #include "kernels.h"
 
 #if !defined(REGNET_ISA)
@@ -43,6 +45,7 @@ namespace {
 #include "winograd_kernels.h"
 #include "winograd_bf16_kernels.h"
 #include "squeeze_kernels.h"
+#include "image_kernels.h"
 
 // The machine's peak: multiply-adds in independent chains of registers.
 double fma_burst(Type type, int64_t iterations, float* sink) {
@@ -72,7 +75,7 @@ double fma_burst(Type type, int64_t iterations, float* sink) {
 extern const Kernels REGNET_CAT(kernels_, REGNET_ISA);
 const Kernels REGNET_CAT(kernels_, REGNET_ISA) = {
     REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, winograd_bf16, se_reduce_fc1, se_fc2,
-    sum_pixels, scale_pixels, store_scaled, fma_burst,
+    sum_pixels, scale_pixels, store_scaled, weave_planes, widen, fma_burst,
 };
 
 }  // namespace regnet_kernels::cpu

@@ -13,6 +13,8 @@ enum class Activation : int { none = 0, relu = 1, silu = 2 };
 // that, one micro-kernel source serves both types, and "steps" below counts words along the reduction axis.
 enum class Type : int { f32 = 0, bf16 = 1 };
 
+enum class Scalar : int { f32, f16, bf16 };  // of the caller's tensors
+
 inline constexpr int kPanel = 16;  // output channels in a full weight panel; the last of a group may be a half panel (8)
 
 // Output channels -> words of one group's packed panels, for `steps` words along the reduction axis.
@@ -215,6 +217,9 @@ struct Kernels {
   void (*scale_pixels)(Type, const void* x, const float* gate, void* y, int64_t pixels, int64_t channels);
   // `count` scaled sums rounded to `type`
   void (*store_scaled)(Type, const float* sums, float scale, void* y, int64_t count);
+  // rows of an image to float32: `pixels` pixels of three planes a, b, c -> [pixels][3]; `count` scalars as they lie
+  void (*weave_planes)(Scalar, const void* a, const void* b, const void* c, int64_t pixels, float* out);
+  void (*widen)(Scalar, const void* x, int64_t count, float* out);
   // fused multiply-adds, 2 flops each, or dot products of pairs of bfloat16, 4 flops each, in independent chains of registers: returns the
   // flops done
   double (*fma_burst)(Type, int64_t iterations, float* sink);

@@ -301,10 +301,11 @@ struct LoadTasks {
   const float* gate;
   Type type;
   char* out;
+  const Kernels* kernels;
 
   void operator()(int t, int) const {
     const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type), n = t / parts, part = t % parts;
-    load_rows(x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
+    load_rows(*kernels, x, first + n, rows * part / parts, rows * (part + 1) / parts, pad, gate ? gate + (first + n) * x.c : nullptr, type,
               out + n * rows * row_bytes);
   }
   template <class Visit>
@@ -446,7 +447,7 @@ void Plan::add_squeeze_excite(const SqueezeExcite& s) {
 void Plan::add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out) {
   const int64_t rows = x.h + 2 * pad, row_bytes = (x.w + 2 * pad) * x.c * type_bytes(type);
   const int64_t parts = std::clamp<int64_t>(rows * row_bytes / 65536, 1, std::min<int64_t>(rows, 2 * workers));
-  add(Work::load, images * parts, LoadTasks{x, first, parts, pad, gate, type, static_cast<char*>(out)});
+  add(Work::load, images * parts, LoadTasks{x, first, parts, pad, gate, type, static_cast<char*>(out), &k});
 }
 
 void Plan::add_sum_pixels(Type type, const void* x, int64_t images, int64_t pixels, int64_t channels, float* sums, void* means) {

@@ -49,7 +49,7 @@ void load_row(const TensorView& x, int64_t offset, const float* gate, Out* out) 
 }
 
 template <class Out>
-void load_rows_to(const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Out* image) {
+void load_rows_to(const Kernels& k, const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Out* image) {
   const int64_t pitch = (x.w + 2 * pad) * x.c;
   for (int64_t row = row0; row < row1; row++) {
     Out* out = image + row * pitch;
@@ -63,8 +63,11 @@ void load_rows_to(const TensorView& x, int64_t n, int64_t row0, int64_t row1, in
     out += pad * x.c;
     const int64_t offset = n * x.stride_n + h * x.stride_h;
     const bool dense = (x.stride_c == 1 || x.c == 1) && (x.stride_w == x.c || x.w == 1) && gate == nullptr;
-    if (dense && x.scalar == Scalar::f32 && sizeof(Out) == 4) {
-      std::memcpy(out, static_cast<const float*>(x.data) + offset, x.w * x.c * 4);
+    const auto at = [&](int64_t channel) { return static_cast<const char*>(x.data) + (offset + channel * x.stride_c) * scalar_bytes(x.scalar); };
+    if (dense && sizeof(Out) == 4) {
+      k.widen(x.scalar, at(0), x.w * x.c, reinterpret_cast<float*>(out));
+    } else if (x.c == 3 && x.stride_w == 1 && gate == nullptr && sizeof(Out) == 4) {
+      k.weave_planes(x.scalar, at(0), at(1), at(2), x.w, reinterpret_cast<float*>(out));
     } else if (dense && x.scalar == Scalar::bf16 && sizeof(Out) == 2) {
       std::memcpy(out, static_cast<const uint16_t*>(x.data) + offset, x.w * x.c * 2);
     } else if (x.scalar == Scalar::f32) {
@@ -111,9 +114,9 @@ void float_to_half(const float* in, uint16_t* out, int64_t count) {
   }
 }
 
-void load_rows(const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Type type, void* out) {
-  if (type == Type::f32) load_rows_to(x, n, row0, row1, pad, gate, static_cast<float*>(out));
-  else load_rows_to(x, n, row0, row1, pad, gate, static_cast<uint16_t*>(out));
+void load_rows(const Kernels& k, const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Type type, void* out) {
+  if (type == Type::f32) load_rows_to(k, x, n, row0, row1, pad, gate, static_cast<float*>(out));
+  else load_rows_to(k, x, n, row0, row1, pad, gate, static_cast<uint16_t*>(out));
 }
 
 void zero_border(void* image, int64_t top, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes) {

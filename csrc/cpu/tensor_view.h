@@ -6,8 +6,6 @@
 
 namespace regnet_kernels::cpu {
 
-enum class Scalar : int { f32, f16, bf16 };
-
 inline int64_t scalar_bytes(Scalar s) { return s == Scalar::f32 ? 4 : 2; }
 inline int64_t type_bytes(Type t) { return t == Type::f32 ? 4 : 2; }
 
@@ -25,7 +23,7 @@ struct TensorView {  // (N, C, H, W), strides in elements
 
 // Rows [row0, row1) of image n into a dense NHWC image of (h + 2 pad) x (w + 2 pad) pixels of `type`, borders zero. Rows are
 // counted in the padded image. `gate` (channels of image n), if given, scales the input.
-void load_rows(const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Type type, void* out);
+void load_rows(const Kernels& k, const TensorView& x, int64_t n, int64_t row0, int64_t row1, int64_t pad, const float* gate, Type type, void* out);
 
 // Zeroes the border of an NHWC image of padded_h x padded_w pixels whose interior, h x w, begins at pixel (top, 1).
 void zero_border(void* image, int64_t top, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes);
