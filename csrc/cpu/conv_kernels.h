@@ -352,6 +352,7 @@ void conv_typed(const Conv& c, const ConvTask& task) {
 }
 
 #include "dense_kernels.h"
+#include "stem_kernels.h"
 
 template <class Dot, class Pair, class Quad>
 void conv_of(const Conv& c, const ConvTask& task, uint32_t* scratch) {
@@ -363,6 +364,9 @@ void conv_of(const Conv& c, const ConvTask& task, uint32_t* scratch) {
 }
 
 void conv(const Conv& c, const ConvTask& task, uint32_t* scratch) {
+#if VL == 16
+  if (is_stem(c, task)) return stem(c, task);
+#endif
   if (c.type == Type::f32) conv_of<DotF32, DotPairF32, DotQuadF32>(c, task, scratch);
   else conv_of<DotBf16, DotPairBf16, DotQuadBf16>(c, task, scratch);
 }
