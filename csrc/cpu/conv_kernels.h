@@ -307,6 +307,8 @@ REGNET_INLINE void dispatch_panels(int full, int half, const PanelSet& s, const 
   }
 }
 
+#include "group_kernels.h"
+
 template <class Dot, bool Fold = false>
 void conv_typed(const Conv& c, const ConvTask& task) {
   TaskPixels px;
@@ -326,6 +328,9 @@ void conv_typed(const Conv& c, const ConvTask& task) {
       for (int64_t i = first; i < first + kPanelLanes && i < last; i++) t.pool[i] = 0;
     }
   }
+#if VL == 16
+  const int64_t run = runs_of(c, task);
+#endif
   for (int panel = task.panel0; panel < task.panel1;) {
     const int group = panel / per_group, in_group = panel % per_group;
     int here = per_group - in_group;
@@ -346,8 +351,15 @@ void conv_typed(const Conv& c, const ConvTask& task) {
     const int64_t left = c.group_out - in_group * kPanelLanes;
     const int width = full * kPanelLanes + half * 8;
     t.lanes = left < width ? (int)left : width;
-    dispatch_panels<Dot, Fold>(full, half, t, px);
     panel += full + half;
+#if VL == 16
+    if constexpr (kWords<Dot> > 1 && !Fold) {
+      if (full == per_group && full == 2 && run_whole_group<Dot, 2>(run, t, px)) continue;
+      if constexpr (kWords<Dot> == 2)
+        if (full == per_group && full == 1 && run_whole_group<Dot, 1>(run, t, px)) continue;
+    }
+#endif
+    dispatch_panels<Dot, Fold>(full, half, t, px);
   }
 }
 

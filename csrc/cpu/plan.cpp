@@ -137,7 +137,7 @@ struct ConvTasks {
   };
   Part parts[most];
   int count, tasks;
-  int64_t area, pixels, each;
+  int64_t area, pixels, run, each;  // cut on multiples of `run` pixels
   const Kernels* kernels;
   uint32_t* scratch;
   Border border;
@@ -153,8 +153,8 @@ struct ConvTasks {
     // panels innermost: the tasks of one worker share their pixels
     const int64_t split = t % cut.splits, block = t / cut.splits % cut.blocks, round = t / cut.splits / cut.blocks;
     ConvTask task;
-    task.pixel0 = round * area + pixels * block / cut.blocks;
-    task.pixel1 = round * area + pixels * (block + 1) / cut.blocks;
+    task.pixel0 = round * area + pixels / run * block / cut.blocks * run;
+    task.pixel1 = round * area + pixels / run * (block + 1) / cut.blocks * run;
     // cut on multiples of a unit, so that no task is left with a narrow tile
     const int64_t panels = part->c.panels(), unit = unit_panels(part->c, *kernels), units = divide_up(panels, unit);
     task.panel0 = static_cast<int>(std::min(panels, units * split / cut.splits * unit));
@@ -370,7 +370,8 @@ template <int most>
 CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border, int64_t repeated) {
   const Conv& first = convs[0];
   const int64_t area = (int64_t)first.out_h * first.out_w, rounds = first.pool ? images : 1, pixels = first.pool ? area : images * area;
-  ConvTasks<most> all{{}, count, 0, area, pixels, scratch_each_, &k, scratch_, border ? *border : Border{}};
+  const int64_t run = run_pixels(first);
+  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}};
   double macs = 0;
   for (int i = 0; i < std::min(count, most); i++) {
     const Conv& c = convs[i];
