@@ -149,6 +149,30 @@ def test_stride_1_blocks_of_maps_that_fill_tiles_well_and_badly(backend):
             compare_packed(bottleneck, backend, LAYOUTS["channels_last"](x), pack_network([step]), str(shape))
 
 
+@on_each_backend
+@in_each_dtype
+def test_direct_groups_on_rows_of_whole_runs_and_others(backend, dtype):
+    """Interleaved groups of 8 and 16, all together, with others left over, and alone, on rows of 7 and 8 pixels, of several, and of neither."""
+    for width, groups in ((8, 4), (8, 7), (16, 2), (16, 3), (24, 2)):
+        for n, h, w in ((1, 14, 14), (2, 5, 28), (3, 13, 13), (1, 16, 15), (2, 3, 64), (1, 9, 10)):
+            shape = testing.BlockShape(n, 24, width * groups, 32, width, 8 * (groups == 7), 2, True, h, w)
+            x, step = make_block(shape, torch.float32)
+            compare_packed(bottleneck, backend, LAYOUTS["channels_last"](x.to(dtype)), pack_network([step], packed_dtype(dtype)), str(shape))
+
+
+@on_each_backend
+@in_each_dtype
+def test_stem_on_rows_of_many_lengths(backend, dtype):
+    """Shorter than a tile, whole tiles of it, and others; the image in every order and type."""
+    new = testing.make._Normal(0, "cpu")
+    for activation in ("relu", "silu"):
+        packed = pack_network([ConvStep(new(32, 3, 3, 3, fan_in=27), new(32), 2, 1, 1, activation)], packed_dtype(dtype))
+        for n, h, w in ((1, 4, 23), (2, 7, 24), (1, 3, 26), (1, 2, 31), (1, 56, 28), (2, 5, 67), (1, 1, 130)):
+            x = torch.randn(n, 3, h, w).to(dtype)
+            for name in ("nchw", "channels_last", "every other column"):
+                compare_packed(network, backend, LAYOUTS[name](x), packed, f"{n}x{h}x{w} {name} {activation}")
+
+
 def small_network(dtype=torch.float32, classes=10):
     new = testing.make._Normal(0, "cpu")
     stem = ConvStep(new(32, 3, 3, 3, fan_in=27), new(32), 2, 1, 1, "relu")

@@ -165,10 +165,13 @@ struct FourWords {  // of four interleaved groups
     vf v;
     asm("vbroadcastf128 %1, %0" : "=x"(v) : "m"(*(const Four*)p));
     return v;
-#else
-    vf v;  // the instruction that does both takes turns with the multiply-adds: 9.05 cycles for 8 of these and 16 of those, so 8.1
+#elif defined(__AVX512F__)
+    vf v;  // the one instruction for both takes the multiply-adds' turns: 8 of it and 16 of them are 9.05 cycles, so 8.1
     asm("vmovups %1, %x0\n\tvshuff32x4 $0, %0, %0, %0" : "=v"(v) : "m"(*(const Four*)p));
     return v;
+#else
+    const Four v = *(const Four*)p;
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
 #endif
   }
 };
@@ -214,7 +217,7 @@ template <class Dot> constexpr bool kIsBf16 = __is_same(Dot, DotBf16) || __is_sa
 // (and serves where some are free).
 template <class Dot>
 REGNET_INLINE void dot_in_place(vf& acc, vf x, vu w) {
-#if VL == 16
+#if defined(__AVX512F__)
   if constexpr (!kIsBf16<Dot>) {
     asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
     return;
