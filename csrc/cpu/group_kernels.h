@@ -52,6 +52,7 @@ __attribute__((noinline)) void run_group(const Tile& t, int64_t tiles, int64_t d
         }
         w += 64, a += 4 * kStep, a5 += 4 * kStep, b += 4 * kStep, b5 += 4 * kStep;
         __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead + 64, 0, 2);
         ahead += t.ahead_step;
       }
     }
@@ -85,7 +86,7 @@ void run_group_panels(const PanelSet& s, const TaskPixels& px) {
 REGNET_INLINE int64_t runs_of(const Conv& c, const ConvTask& task) {
   const int64_t run = run_pixels(c);
   const bool one_block = chain_parts((int64_t)c.taps * c.steps) == 1 && !c.steps2;
-  return task.pixel0 % run == 0 && task.pixel1 % run == 0 && c.group_out % kPanel == 0 && c.steps % 4 == 0 && one_block ? run : 0;
+  return run > 1 && task.pixel0 % run == 0 && task.pixel1 % run == 0 && c.group_out % kPanel == 0 && c.steps % 4 == 0 && one_block ? run : 0;
 }
 
 template <class Dot, int F>

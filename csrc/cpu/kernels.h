@@ -93,8 +93,12 @@ struct Conv {
   int64_t reduction() const { return ((int64_t)taps * steps) * (fold ? 2 : 1) + steps2; }
 };
 
-// Interleaved groups are fastest in runs of so many pixels of a row: their tasks should be whole runs.
-constexpr int64_t run_pixels(const Conv& c) { return c.words == 1 || c.fold ? 1 : c.out_w % 7 == 0 ? 7 : c.out_w % 8 == 0 ? 8 : 1; }
+// Interleaved groups are fastest in runs of so many pixels of a row: their tasks should be whole runs. Rows of one run leave a short tile
+// in each map, which pays only where the taps are short as well.
+constexpr int64_t run_pixels(const Conv& c) {
+  if (c.words == 1 || c.fold || (c.out_w == 7 && c.steps > 8)) return 1;
+  return c.out_w % 7 == 0 ? 7 : c.out_w % 8 == 0 ? 8 : 1;
+}
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
 // [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel.
