@@ -27,6 +27,7 @@ struct Map {  // of one step
   bool winograd;
   int64_t padded_h, padded_w;  // of the buffer between a block's 1x1 and its 3x3
   int64_t strips = 1;          // in which these two go
+  int64_t at_once = 0;         // images of a group of which they go together
 };
 
 // A large map between a block's 1x1 and its 3x3 goes in strips of rows, so that it stays in L2: since the image before, the network's weights
@@ -94,9 +95,12 @@ class Builder {
         m.padded_h = winograd_side(h, type), m.padded_w = winograd_side(w, type);
       } else if (s.kind == StepKind::block) {
         m.strips = strips_of(s, m, x.n, type, plan);
+        // The map before a strided 3x3 is the larger one: of 16 images at 14x14 it would leave L2, where 784 pixels of the 7x7 behind it do not.
+        if (s.stride > 1) m.at_once = std::min(m.group, images_per_group(x.n, h, w));
         if (m.strips > 1) m.padded_h = s.stride * ((m.out_h + m.strips - 1) / m.strips - 1) + 3;
       }
       if (s.kind == StepKind::head) m.group = x.n;
+      if (!m.at_once) m.at_once = m.group;
       maps_.push_back(m);
       made_.push_back({key, m.group, m.winograd ? 2 : 1, {}, {}, {}});
       h = m.out_h, w = m.out_w;
@@ -170,7 +174,7 @@ class Builder {
       if (s.kind == StepKind::conv) {
         padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
       } else {
-        padded_bytes_ = std::max(padded_bytes_, g * m.padded_h * m.padded_w * s.c_mid * pixel_);
+        padded_bytes_ = std::max(padded_bytes_, m.at_once * m.padded_h * m.padded_w * s.c_mid * pixel_);
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
         if (m.winograd)
           for (const GroupRuns runs(s.c_mid / s.group_width, s.group_width); const GroupRun& run : runs.run) {
@@ -394,16 +398,18 @@ class Builder {
     a.y_row = s.c_mid * m.padded_w;
     a.y_image = s.c_mid * m.padded_w * m.padded_h;
     a.out_w = static_cast<int>(m.in_w);
+    const int64_t all_slots = s.se_width > 0 ? pool_slots(s, m, images, choice.b) : 0;
     int64_t slots = 0, in_done = 0;
-    for (int64_t i = 0; i < m.strips; i++) {
-      const Strip strip = strip_of(s, m, i);
-      a.x = reinterpret_cast<const uint32_t*>(x + strip.in_first * m.in_w * s.c_in * pixel_);
+    for (int64_t i = 0, image = 0; image < images; i++) {
+      const int64_t here = std::min(m.at_once, images - image);
+      const Strip strip = strip_of(s, m, i % m.strips);
+      a.x = reinterpret_cast<const uint32_t*>(x + (image * m.in_h + strip.in_first) * m.in_w * s.c_in * pixel_);
       a.y = padded_ + (strip.top * m.padded_w + 1) * s.c_mid * pixel_;
       a.out_h = static_cast<int>(strip.in_last - strip.in_first);
       // The border stays zero as long as the same shape uses the buffer.
-      const Zeros zeros{{padded_, strip.top, a.out_h, m.in_w, strip.padded, m.padded_w, s.c_mid * pixel_}, images};
+      const Zeros zeros{{padded_, strip.top, a.out_h, m.in_w, strip.padded, m.padded_w, s.c_mid * pixel_}, here};
       const bool covered = zeros.covered_by(zeros_);
-      const CutMade made_a = plan_.add_conv(a, images, choice.a, covered ? nullptr : &zeros.border, std::max<int64_t>(0, in_done - strip.in_first));
+      const CutMade made_a = plan_.add_conv(a, here, choice.a, covered ? nullptr : &zeros.border, std::max<int64_t>(0, in_done - strip.in_first));
       if (!covered) zeros_ = zeros;
       in_done = strip.in_last;
       CutMade made_b;
@@ -414,15 +420,16 @@ class Builder {
         const WinogradConv b = winograd_conv(s, m);
         made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
       } else {
-        GroupedConv b = grouped_conv(s, m, padded_, middle_ + strip.first * m.out_w * s.c_mid * pixel_);
+        GroupedConv b = grouped_conv(s, m, padded_, middle_ + (image * m.out_h + strip.first) * m.out_w * s.c_mid * pixel_);
         for (Conv& c : b.run) {
           c.out_h = static_cast<int>(strip.last - strip.first);
-          if (c.pool) c.pool += slots * s.c_mid;
+          if (c.pool) c.pool += (image * all_slots + slots) * s.c_mid;
         }
-        made_b = plan_.add_convs(b.run, b.size, images, choice.b);
+        made_b = plan_.add_convs(b.run, b.size, here, choice.b);
         if (m.strips > 1) slots += strip_slots(s, m, i, choice.b);
       }
       if (i == 0) made.a = made_a, made.b = made_b;
+      if (i % m.strips == m.strips - 1) image += here, in_done = 0;
     }
 
     Conv c{};
@@ -448,7 +455,7 @@ class Builder {
     if (s.se_width > 0) {
       SqueezeExcite se{};
       se.sums = sums_at_;
-      se.slots = pool_slots(s, m, images, choice.b);
+      se.slots = all_slots;
       se.inverse_count = 1.0f / static_cast<float>(m.out_h * m.out_w);
       se.w1 = params_ + s.se_w1, se.b1 = params_ + s.se_b1, se.w2t = params_ + s.se_w2t, se.b2 = params_ + s.se_b2;
       se.hidden = hidden_at_, se.gate = gate_at_, se.pooled = pooled_at_;
