@@ -60,7 +60,13 @@ REGNET_INLINE vu load_half_words(const uint32_t* p) {
 
 #if VL == 16
 // The lower half of a, the upper half of b; and the sum of v's halves, in the lower one.
-REGNET_INLINE vf join_halves(vf a, vf b) { return (vf)_mm512_mask_blend_ps(0xff00, (__m512)a, (__m512)b); }
+REGNET_INLINE vf join_halves(vf a, vf b) {
+#if defined(__AVX512F__)  // g++ 12 makes two shuffles of the other
+  return (vf)_mm512_mask_blend_ps(0xff00, (__m512)a, (__m512)b);
+#else
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31);
+#endif
+}
 REGNET_INLINE vf add_halves(vf v) {
   return v + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
 }
@@ -112,7 +118,7 @@ REGNET_INLINE vh to_bf16(vf v) {
   return __builtin_convertvector((rounded & ~nan) | (quiet & nan), vh);
 }
 REGNET_INLINE vf widen_bf16(vh h) {
-#if VL == 16  // of the conversion below g++ 12 makes four instructions, each half by itself; and it warns of the intrinsic without a mask
+#if defined(__AVX512F__)  // of the conversion below g++ 12 makes four instructions, each half by itself; and it warns of the intrinsic without a mask
   return (vf)((vu)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)h) << 16);
 #else
   return (vf)(__builtin_convertvector(h, vu) << 16);
