@@ -69,7 +69,9 @@ def test_distinct_shapes_come_once_the_heaviest_first_and_their_shares_sum_to_on
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("shape", [Y_BLOCK, StepShape("block", 3, 28, 16, 16, 16, 16), StepShape("stem", 1, 32, 3, 16, stride=2),
+@pytest.mark.parametrize("shape", [Y_BLOCK, StepShape("block", 3, 28, 16, 16, 16, 16),
+                                   StepShape("block", 1, 112, 32, 48, 48, 48, 2, projection=True),  # in strips, of one group
+                                   StepShape("stem", 1, 32, 3, 16, stride=2),
                                    StepShape("head", 2, 4, 16, 10, activation="none")])  # fmt: skip
 def test_our_clock_and_the_peers_time_the_same_function(shape):
     step = ops.Step(shape, torch.float32)

@@ -212,7 +212,7 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
   }
   const Cut& cut = all.parts[0].cut;
   const CutMade made{divide_up(pixels, cut.blocks), cut.splits, pixels, divide_up(first.panels(), unit_panels(first, k))};
-  add(first.taps > 1 && (first.groups > 1 || first.words > 1) ? Work::grouped : Work::dense, all.tasks + (border ? images : 0), all, macs);
+  add(most > 1 ? Work::grouped : Work::dense, all.tasks + (border ? images : 0), all, macs);
   return made;
 }
 

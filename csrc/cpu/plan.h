@@ -40,7 +40,7 @@ class Plan {
   int64_t pool_slots(const Conv& c, const CutChoice& choice = {}) const;
   // Would many tasks of a gated c scale the same pixels? (Two: as dear as scaling them apart.)
   bool repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice = {}) const;
-  // One phase of several convolutions of the same pixels, at most kMostRuns. Where sums are wanted, they have the slots of the first.
+  // One phase of several convolutions of the same pixels, at most kMostRuns: a block's 3x3. Where sums are wanted, they have the slots of the first.
   CutMade add_convs(const Conv* convs, int count, int64_t images, const CutChoice& choice = {});
 
   // The same for Winograd convolutions; scratch: winograd_scratch_words(lanes) words for each worker.
