@@ -313,7 +313,6 @@ template <class Dot, bool Fold = false>
 void conv_typed(const Conv& c, const ConvTask& task) {
   TaskPixels px;
   find_pixels(c, task, px);
-  if (px.count == 0) return;
   const int per_group = c.panels_per_group();
   constexpr int kPanelLanes = Fold ? kPairPanel : kPanel;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
@@ -331,6 +330,7 @@ void conv_typed(const Conv& c, const ConvTask& task) {
 #if VL == 16
   const int64_t run = runs_of(c, task);
 #endif
+  if (px.count == 0) return;  // whose sums are zero
   for (int panel = task.panel0; panel < task.panel1;) {
     const int group = panel / per_group, in_group = panel % per_group;
     int here = per_group - in_group;

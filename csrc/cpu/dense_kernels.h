@@ -238,12 +238,11 @@ template <class Dot>
 void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   TaskPixels px;
   find_pixels(c, task, px);
-  if (px.count == 0) return;
   const int64_t area = (int64_t)c.out_h * c.out_w;
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
   const int panels = c.panels_per_group();
   const uint32_t *x = c.x, *w = c.w + (int64_t)task.panel0 * kPanel * total;
-  if (c.gate) {  // scale the smaller one, the task's weights or its input, once, into scratch
+  if (c.gate && px.count) {  // scale the smaller one, the task's weights or its input, once, into scratch
     const int64_t n = task.pixel0 / area, lanes = panel_lanes(c.group_out) - task.panel0 * kPanel;
     const int64_t words = total * (task.panel1 < panels ? (task.panel1 - task.panel0) * kPanel : lanes);
     if (words <= px.count * (int64_t)c.steps && (task.pixel1 - 1) / area == n) {
@@ -260,6 +259,7 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   t.pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
   if (t.pool)
     for (int i = task.panel0 * kPanel; i < task.panel1 * kPanel && i < c.group_out; i++) t.pool[i] = 0;
+  if (px.count == 0) return;  // whose sums are zero
   for (int panel = task.panel0; panel < task.panel1;) {
     int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
     next_set(full, half);

@@ -42,7 +42,7 @@ Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k, const
   int64_t blocks = divide_up(pixels, block), splits = 1;
   const int64_t units = divide_up(panels, unit_panels(c, k));
   if (choice.block > 0) {
-    block = std::clamp<int64_t>(choice.block, k.pixel_tile, kMaxTaskPixels);
+    block = std::clamp<int64_t>(choice.block, k.pixel_tile, kMaxTaskPixels - run_pixels(c));  // tasks are cut on whole runs
     return {divide_up(pixels, block), std::clamp<int64_t>(choice.splits, 1, units)};
   }
   if (c.groups > 1 || c.words > 1) {
