@@ -10,9 +10,10 @@ namespace {
 
 constexpr int64_t kMinTaskTiles = 8;  // of a task: with fewer, transforming the weights takes a third of the time
 
-// How a Winograd convolution is cut into tasks. A unit is a group on the tiles of one of `rounds` runs of images, whose weights are transformed once. Workers take
-// whole units, those that are left over (`apart` of the first run's) in `blocks` runs of tiles, so that the workers end together.
-// Where sums are wanted, each of the blocks has a slot. `splits`: where the cut was chosen, runs of groups, each in blocks; else 0.
+// How a Winograd convolution is cut into tasks. A unit is a group on the tiles of one of `rounds` runs of images, whose weights are
+// transformed once. Workers take whole units, those that are left over (`apart` of the first run's) in `blocks` runs of tiles, so that the
+// workers end together. Where sums are wanted, each of the blocks has a slot. `splits`: where the cut was chosen, runs of groups, each in
+// blocks; else 0.
 struct WinogradCut {
   int64_t rounds, blocks, apart, splits;
 };

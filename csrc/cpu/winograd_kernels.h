@@ -135,7 +135,7 @@ REGNET_INLINE void multiply(int full, int half, const Products& g, int line, int
   }
 }
 
-// Tiles [first, last) of the maps -> block; `images` before the first tile's have sums elsewhere.
+// Tiles [first, last) of the maps -> block; sums are counted from those of `first_image`.
 void find_tiles(const Winograd& w, int64_t first, int64_t last, int64_t first_image, TileBlock& block) {
   const int64_t each = (int64_t)w.tiles_h * w.tiles_w;
   const auto kind = [&](int64_t ty, int64_t tx) {
