@@ -199,7 +199,16 @@ struct PanelSet {
   int64_t channel;          // first output channel
   int lanes;                // output channels that exist in the set (<= its width)
   float* pool;
+  const char* next;         // weights that come next
+  int64_t next_bytes;
 };
+
+// After the last set what the worker needs next, else what follows the set's own `words`.
+REGNET_INLINE void next_weights(PanelSet& s, const ConvTask& task, bool last, int64_t words) {
+  const bool other = last && task.then;
+  s.next = other ? task.then : (const char*)(s.w + words);
+  s.next_bytes = other ? task.then_bytes : words * 4;
+}
 
 // One pixel's channels that do not fill the set (a count that is no multiple of 8): lane by lane.
 __attribute__((noinline)) void finish_lanes(float* sums, const PanelSet& s, int64_t y_offset) {
@@ -263,8 +272,8 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
   Blocks blocks(c);
   Tile t;
   t.panel_words = blocks.total() * kPanel;
-  t.ahead_step = kRow * 16 / tiles;  // the next set has as many lines as this one: a share of them with each tile
-  const char* const next = (const char*)(s.w + blocks.total() * kRow);
+  const int64_t share = s.next_bytes * 4 / (blocks.total() * tiles);  // of them with each tile
+  t.ahead_step = share < 128 ? share : 128;
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
     set_block<Dot, F>(t, s, b, raw, kLanes);
@@ -274,7 +283,7 @@ void run_panels(const PanelSet& s, const TaskPixels& px) {
       t.start = b.at ? aside + at * kLanes : bias;
       if (raw) t.y = aside + at * kLanes, t.y_offset = aside_offset;
       else t.y_offset = px.y_offset + at;
-      t.ahead = next + kRow * 4 * (b.at + b.count() * i / tiles);
+      t.ahead = s.next + s.next_bytes * (b.at + b.count() * i / tiles) / blocks.total();
       dispatch_pixels<Dot, Fold, P, F, H>(t, here);
       at += here;
     }
@@ -352,6 +361,7 @@ void conv_typed(const Conv& c, const ConvTask& task) {
     const int width = full * kPanelLanes + half * 8;
     t.lanes = left < width ? (int)left : width;
     panel += full + half;
+    next_weights(t, task, panel == task.panel1, total * (full * kPanel + half * 8));
 #if VL == 16
     if constexpr (kWords<Dot> > 1 && !Fold) {
       if (full == per_group && full == 2 && run_whole_group<Dot, 2>(run, t, px)) continue;

@@ -120,14 +120,14 @@ void run_dense_panels(const PanelSet& s, const TaskPixels& px) {
 
   DenseTiles t;
   t.panel_words = blocks.total() * kPanel;
-  t.ahead_step = kLanes * 8 / tiles;  // the next set has as many lines as this one: a share of them with each tile
-  const char* const next = (const char*)(s.w + blocks.total() * kLanes);
+  const int64_t share = s.next_bytes * 2 / (blocks.total() * tiles);  // of them with each tile
+  t.ahead_step = share < 64 ? share : 64;
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
     set_block<Dot, F>(t, s, b, raw, kLanes);
     if (raw) t.y = aside;
     const int64_t* const y_offset = raw ? aside_offset : px.y_offset;
-    t.ahead = next + kLanes * 4 * b.at;
+    t.ahead = s.next + s.next_bytes * b.at / blocks.total();
     for (int at = 0, here = base + 1; here >= base; here--) {  // `extra` tiles of one more pixel, then the others
       t.pixels = (here > base ? extra : tiles - extra) * here;
       t.x_offset = px.x_offset + at;
@@ -267,7 +267,8 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     t.channel = (int64_t)panel * kPanel;
     const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
     t.lanes = left < width ? left : width;
-    dispatch_dense_panels<Dot>(full, half, t, px);
     panel += full + half;
+    next_weights(t, task, panel == task.panel1, total * width);
+    dispatch_dense_panels<Dot>(full, half, t, px);
   }
 }

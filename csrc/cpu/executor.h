@@ -15,10 +15,19 @@ namespace regnet_kernels::cpu {
 
 enum class Work : int { load = 0, dense = 1, grouped = 2, winograd = 3, squeeze = 4, pool = 5, store = 6 };
 
+// Weights that a worker reads first in a phase.
+struct FirstWeights {
+  const char* at = nullptr;
+  int64_t bytes = 0;
+};
+
 // What the tasks of a phase do.
 struct TaskBody {
   virtual ~TaskBody() = default;
   virtual void run(int task, int worker) const = 0;
+  virtual FirstWeights first_weights(int) const { return {}; }
+  // The phase of convolutions that comes next: its first weights can be fetched at the end of this one.
+  virtual void set_next(const TaskBody*) {}
 };
 
 struct Phase {

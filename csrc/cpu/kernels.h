@@ -106,6 +106,9 @@ struct ConvTask {
   int64_t pixel0, pixel1;
   int panel0, panel1;
   int64_t pool_slot;
+  // Weights that the worker needs behind these, fetched into L2 with the last set of panels; null: those that follow in memory.
+  const char* then = nullptr;
+  int64_t then_bytes = 0;
 };
 inline constexpr int kMaxTaskPixels = 400;
 

@@ -72,13 +72,43 @@ struct ConvTasks {
   const Kernels* kernels;
   uint32_t* scratch;
   Border border;
+  int workers, all_tasks;  // with those of the border
+  const TaskBody* next = nullptr;
 
   void operator()(int t, int worker) const {
     if (t >= tasks) {
       char* const image = border.images + (t - tasks) * border.padded_h * border.padded_w * border.pixel_bytes;
       return zero_border(image, border.top, border.h, border.w, border.padded_h, border.padded_w, border.pixel_bytes);
     }
-    const Part* part = parts;
+    const Part* part;
+    ConvTask task = task_of(t, part);
+    const FirstWeights then = after(t);
+    task.then = then.at, task.then_bytes = then.bytes;
+    kernels->conv(part->c, task, scratch + worker * each);
+  }
+
+  // What the worker of task t reads behind it: those of its next task, or of the next phase.
+  FirstWeights after(int t) const {
+    const int worker = static_cast<int>((static_cast<int64_t>(t + 1) * workers - 1) / all_tasks);  // whose part it is in
+    if (t + 1 < tasks && t + 1 < static_cast<int64_t>(all_tasks) * (worker + 1) / workers) return weights_of(t + 1);
+    return next ? next->first_weights(worker) : FirstWeights{};
+  }
+  FirstWeights first_weights(int worker) const {
+    const int64_t t = static_cast<int64_t>(all_tasks) * worker / workers;
+    return t < tasks ? weights_of(static_cast<int>(t)) : FirstWeights{};
+  }
+  // The first set of panels of a task.
+  FirstWeights weights_of(int t) const {
+    const Part* part;
+    const ConvTask task = task_of(t, part);
+    const Conv& c = part->c;
+    const int64_t group = task.panel0 / c.panels_per_group(), panel = task.panel0 % c.panels_per_group(), words = (c.fold ? c.reduction() / 2 : c.reduction()) * kPanel;
+    const int64_t panels = std::min<int64_t>(task.panel1 - task.panel0, kernels->preferred_panels);
+    return {reinterpret_cast<const char*>(c.w + group * c.w_group + panel * words), panels * words * 4};
+  }
+
+  ConvTask task_of(int t, const Part*& part) const {
+    part = parts;
     for (; t >= part->tasks; part++) t -= part->tasks;
     const Cut cut = part->cut;
     // panels innermost: the tasks of one worker share their pixels
@@ -91,7 +121,7 @@ struct ConvTasks {
     task.panel0 = static_cast<int>(std::min(panels, units * split / cut.splits * unit));
     task.panel1 = static_cast<int>(std::min(panels, units * (split + 1) / cut.splits * unit));
     task.pool_slot = round * cut.blocks + block;
-    kernels->conv(part->c, task, scratch + worker * each);
+    return task;
   }
   template <class Visit>
   void pointers(const Visit& visit) {
@@ -198,7 +228,7 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
   const Conv& first = convs[0];
   const int64_t area = (int64_t)first.out_h * first.out_w, rounds = first.pool ? images : 1, pixels = first.pool ? area : images * area;
   const int64_t run = run_pixels(first);
-  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}};
+  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}, workers, 0};
   double macs = 0;
   for (int i = 0; i < std::min(count, most); i++) {
     const Conv& c = convs[i];
@@ -210,9 +240,10 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
     all.tasks += part.tasks;
     macs += static_cast<double>(images * (area - repeated * c.out_w)) * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
   }
+  all.all_tasks = all.tasks + (border ? static_cast<int>(images) : 0);
   const Cut& cut = all.parts[0].cut;
   const CutMade made{divide_up(pixels, cut.blocks), cut.splits, pixels, divide_up(first.panels(), unit_panels(first, k))};
-  add(most > 1 ? Work::grouped : Work::dense, all.tasks + (border ? images : 0), all, macs);
+  add(most > 1 ? Work::grouped : Work::dense, all.all_tasks, all, macs);
   return made;
 }
 

@@ -66,11 +66,23 @@ class Plan {
     struct Body : TaskBody {
       explicit Body(Run r) : it(std::move(r)) {}
       void run(int task, int worker) const override { it(task, worker); }
+      FirstWeights first_weights(int worker) const override {
+        if constexpr (requires { it.first_weights(worker); }) return it.first_weights(worker);
+        return {};
+      }
+      void set_next(const TaskBody* next) override {
+        if constexpr (requires { it.next = next; }) it.next = next;
+      }
       Run it;
     };
     auto body = std::make_unique<Body>(std::move(run));
     const auto note = [this](auto& pointer) { note_pointer(&pointer, reinterpret_cast<uintptr_t>(pointer)); };
     if constexpr (requires { body->it.pointers(note); }) body->it.pointers(note);
+    if constexpr (requires { body->it.first_weights(0); }) {  // to the last phase of convolutions
+      auto last = phases_.rbegin();
+      while (last != phases_.rend() && last->work != Work::dense && last->work != Work::grouped && last->work != Work::winograd) ++last;
+      if (last != phases_.rend()) last->body->set_next(body.get());
+    }
     phases_.push_back({static_cast<int>(tasks), std::move(body), work, step_, macs});
   }
   void set_step(int step) { step_ = step; }  // of the phases that are added from here on
