@@ -12,14 +12,14 @@ transformed input. One layer errs about 1.4 times as much as a direct one in bfl
 
 import torch
 
-# In bfloat16 groups of 8 gain nothing; the transformed weights take 1.8 times the memory of the plain ones.
-WIDTHS = {torch.float32: (8, 1 << 20), torch.bfloat16: (16, 264)}
+# By dtype and stride. In bfloat16 groups of 8 gain nothing; the transformed weights take 1.8 times the memory of the plain ones.
+WIDTHS = {(torch.float32, 1): (8, 1 << 20), (torch.float32, 2): (8, 1 << 20), (torch.bfloat16, 1): (16, 264)}
 
 
 def suits(dtype: torch.dtype, stride: int, group_width: int) -> bool:
-    """May a grouped 3x3 go by Winograd? In float32 and bfloat16, with stride 1 and groups of a multiple of 8 channels."""
-    narrowest, widest = WIDTHS.get(dtype, (1, 0))
-    return stride == 1 and group_width % 8 == 0 and narrowest <= group_width <= widest
+    """May a grouped 3x3 go by Winograd? In float32 with stride 1 or 2 and in bfloat16 with stride 1, groups of a multiple of 8 channels."""
+    narrowest, widest = WIDTHS.get((dtype, stride), (1, 0))
+    return group_width % 8 == 0 and narrowest <= group_width <= widest
 
 
 def transform_weights(weight: torch.Tensor, together: int = 1) -> torch.Tensor:

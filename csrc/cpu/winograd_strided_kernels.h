@@ -10,47 +10,76 @@
 enum : int { kVFirst = 0, kVLast = 5, kVMiddle = 10, kVOdd = 12 };
 constexpr int kStridedU = 7, kStridedV = 16, kStridedM = 5;
 
+// N pixels of a row, less those of another.
+template <int LANES, int N>
+REGNET_INLINE void subtract_row(const float* x, int64_t pixel, const vf (&less)[N], vf (&d)[N]) {
+#pragma GCC unroll 5
+  for (int j = 0; j < N; j++) {
+    d[j] = load_lanes<LANES>(x) - less[j];
+    x += pixel;
+    REGNET_OPAQUE_ADDRESS(x);
+  }
+}
+
+// Five planes of a row of differences. Returns where the next five begin.
+template <int LANES, int N>
+REGNET_INLINE float* store_differences(const vf (&d)[N], float* v, int64_t plane) {
+  store_lanes<LANES>(v, d[0] - d[2]);
+  v += plane;
+  REGNET_OPAQUE_ADDRESS(v);
+  if constexpr (N == 5) store_lanes<LANES>(v, d[4] - d[2]);
+  v += plane;
+  REGNET_OPAQUE_ADDRESS(v);
+  store_lanes<LANES>(v, d[2]);
+  v += plane;
+  REGNET_OPAQUE_ADDRESS(v);
+  store_lanes<LANES>(v, d[1]);
+  v += plane;
+  REGNET_OPAQUE_ADDRESS(v);
+  if constexpr (N == 5) store_lanes<LANES>(v, d[3]);
+  return v + plane;
+}
+
+// Two planes of a row of pixels as they are: a, b and c are those of e0, e1 and e2.
+template <int LANES, int N>
+REGNET_INLINE float* store_columns(vf a, vf b, vf c, float* v, int64_t plane) {
+  store_lanes<LANES>(v, a - b);
+  v += plane;
+  REGNET_OPAQUE_ADDRESS(v);
+  if constexpr (N == 5) store_lanes<LANES>(v, c - b);
+  return v + plane;
+}
+
 // LANES channels of one tile: 5x5 pixels, 3 rows or columns where the tile is short.
 template <int LANES, bool ShortRow, bool ShortColumn>
 REGNET_INLINE void transform_strided_lanes(const float* x, int64_t row, int64_t pixel, float* v, int64_t plane) {
   constexpr int N = ShortColumn ? 3 : 5;
-  const int64_t plane3 = 3 * plane, plane5 = 5 * plane;
-  const auto difference_row = [&](const vf (&d)[N], float* to) __attribute__((always_inline)) {
-    store_lanes<LANES>(to, d[0] - d[2]);
-    store_lanes<LANES>(to + 2 * plane, d[2]);
-    store_lanes<LANES>(to + plane3, d[1]);
-    if constexpr (!ShortColumn) {
-      store_lanes<LANES>(to + plane, d[4] - d[2]);
-      store_lanes<LANES>(to + 4 * plane, d[3]);
-    }
-  };
   vf middle[N], d[N];
   const float* from = x + 2 * row;
 #pragma GCC unroll 5
-  for (int j = 0; j < N; j++) middle[j] = load_lanes<LANES>(from + j * pixel);
-#pragma GCC unroll 5
-  for (int j = 0; j < N; j++) d[j] = load_lanes<LANES>(x + j * pixel) - middle[j];
-  difference_row(d, v);
-  v += plane5;
+  for (int j = 0; j < N; j++) {
+    middle[j] = load_lanes<LANES>(from);
+    from += pixel;
+    REGNET_OPAQUE_ADDRESS(from);
+  }
+  subtract_row<LANES, N>(x, pixel, middle, d);
+  v = store_differences<LANES, N>(d, v, plane);
   REGNET_OPAQUE_ADDRESS(v);
   if constexpr (!ShortRow) {
-    from = x + 4 * row;
-#pragma GCC unroll 5
-    for (int j = 0; j < N; j++) d[j] = load_lanes<LANES>(from + j * pixel) - middle[j];
-    difference_row(d, v);
+    subtract_row<LANES, N>(x + 4 * row, pixel, middle, d);
+    store_differences<LANES, N>(d, v, plane);
   }
-  v += plane5;
+  v += 5 * plane;
   REGNET_OPAQUE_ADDRESS(v);
-  store_lanes<LANES>(v, middle[0] - middle[2]);
-  if constexpr (!ShortColumn) store_lanes<LANES>(v + plane, middle[4] - middle[2]);
+  v = store_columns<LANES, N>(middle[0], middle[2], middle[N - 1], v, plane);
+  REGNET_OPAQUE_ADDRESS(v);
+  x += row;
 #pragma GCC unroll 2
   for (int i = 0; i < (ShortRow ? 1 : 2); i++) {
-    from = x + (2 * i + 1) * row;
-    v += 2 * plane;
+    v = store_columns<LANES, N>(load_lanes<LANES>(x), load_lanes<LANES>(x + 2 * pixel), load_lanes<LANES>(x + (N - 1) * pixel), v, plane);
+    x += 2 * row;
     REGNET_OPAQUE_ADDRESS(v);
-    const vf at = load_lanes<LANES>(from + 2 * pixel);
-    store_lanes<LANES>(v, load_lanes<LANES>(from) - at);
-    if constexpr (!ShortColumn) store_lanes<LANES>(v + plane, load_lanes<LANES>(from + 4 * pixel) - at);
+    REGNET_OPAQUE_ADDRESS(x);
   }
 }
 
@@ -100,6 +129,19 @@ struct StridedSum {
   Tile out;                     // of the output: start (bias), y, y_offset, floor, silu, pool
 };
 
+// sums += what P tiles have in a plane of M
+template <int P, int F, int H>
+REGNET_INLINE void add_plane(vf (&sums)[P][vectors(F, H)], const float* m, int64_t row) {
+  constexpr int V = vectors(F, H);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+#pragma GCC unroll 16
+    for (int i = 0; i < V; i++) sums[p][i] += load_vector<F, H>(m, i);
+    m += row;
+    REGNET_OPAQUE_ADDRESS(m);
+  }
+}
+
 // P tiles from `first` on.
 template <class Dot, bool Fold, int P, int F, int H>
 __attribute__((noinline)) void strided_tile(const StridedSum& s, int64_t first) {
@@ -113,8 +155,10 @@ __attribute__((noinline)) void strided_tile(const StridedSum& s, int64_t first) 
   const StridedTerm *term = s.terms, *const stop = term + s.count;
   do {
     const uint32_t* xp[P];
+    const int64_t* offset = term->offset + first;
+    REGNET_OPAQUE_ADDRESS(offset);  // else g++ 12 keeps eight of them, in vector registers
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++) xp[p] = term->x + term->offset[first + p];
+    for (int p = 0; p < P; p++) xp[p] = term->x + offset[p];
     const int64_t panel = term->panel;
     const uint32_t *u = term->full, *half = term->half;
     for (int64_t at = 0; at < end; at += W) {
@@ -132,23 +176,20 @@ __attribute__((noinline)) void strided_tile(const StridedSum& s, int64_t first) 
       if constexpr (Fold) sums[p][i / 2] = fold_pairs(acc[p][i], i + 1 < V ? acc[p][i + 1] : vf{});
       else sums[p][i] = acc[p][i];
     }
-  if (s.first) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-      for (int i = 0; i < O; i++) sums[p][i] += load_vector<f, h>(s.first + (first + p) * s.row, i);
-  }
+  if (s.first) add_plane<P, f, h>(sums, s.first + first * s.row, s.row);
   if (s.m) {
+    float* to = s.m + first * s.row;
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
+    for (int p = 0; p < P; p++) {
 #pragma GCC unroll 16
-      for (int i = 0; i < O; i++) store_vector<f, h>(s.m + (first + p) * s.row, i, sums[p][i]);
+      for (int i = 0; i < O; i++) store_vector<f, h>(to, i, sums[p][i]);
+      to += s.row;
+      REGNET_OPAQUE_ADDRESS(to);
+    }
     return;
   }
-#pragma GCC unroll 16
-  for (int p = 0; p < P; p++)
-#pragma GCC unroll 16
-    for (int i = 0; i < O; i++) sums[p][i] += load_vector<f, h>(s.second + (first + p) * s.row, i) + load_vector<f, h>(s.out.start, i);
+  add_plane<P, f, h>(sums, s.second + first * s.row, s.row);
+  add_plane<P, f, h>(sums, s.out.start, 0);
   finish_as<float, P, f, h>(sums, s.out, first);
 }
 
@@ -385,7 +426,7 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
 }
 
 void winograd_of_stride(const Winograd& w, const WinogradTask& task, float* scratch) {
-  if (w.stride == 1) winograd(w, task, scratch);
+  if (w.stride != 2) winograd(w, task, scratch);
   else if (w.together == 4) winograd_strided_of<DotQuadF32, false>(w, task, scratch);
   else if (w.together == 2) winograd_strided_of<DotPairF32, false>(w, task, scratch);
   else if (w.fold) winograd_strided_of<DotPairF32, true>(w, task, scratch);
