@@ -170,12 +170,13 @@ extern int64_t strided_block;
 inline int64_t winograd_strided_block(int64_t, int64_t) { return strided_block; }
 #else
 constexpr int64_t winograd_strided_block(int64_t lanes, int64_t) {
-  const int64_t tiles = 96 * 1024 / (21 * lanes);
-  return tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
+  const int64_t tiles = 96 * 1024 / (16 * lanes);
+  return tiles < 64 ? 64 : tiles > 64 ? 64 : tiles;
 }
 #endif
 inline int64_t winograd_strided_scratch_words(int64_t lanes, int64_t group_width) {
-  return 21 * (winograd_strided_block(lanes, group_width) * lanes + 32) + winograd_strided_weight_words(group_width);
+  const int64_t tiles = winograd_strided_block(lanes, group_width);
+  return 16 * (tiles * lanes + 32) + 5 * (tiles * 3 * kPanel + 32) + winograd_strided_weight_words(group_width);
 }
 
 // The same of bfloat16 maps by F(2x2, 3x3), with products of bfloat16 and float32 sums: 4x4 input tiles, 16 products a channel pair in

@@ -99,7 +99,7 @@ class Builder {
       if (s.kind == StepKind::block && !(m.winograd && s.stride == 1)) {
         m.strips = strips_of(s, m, x.n, type, plan);
         // The map before a strided 3x3 is the larger one: of 16 images at 14x14 it would leave L2, where 784 pixels of the 7x7 behind it do not.
-        if (s.stride > 1 && !m.winograd) m.at_once = std::min(m.group, images_per_group(x.n, h, w));
+        if (s.stride > 1) m.at_once = std::min(m.group, images_per_group(x.n, h, w));
         if (m.strips > 1) m.padded_h = s.stride * ((m.out_h + m.strips - 1) / m.strips - 1 + m.winograd) + 3;
       }
       if (s.kind == StepKind::head) m.group = x.n;
@@ -376,6 +376,13 @@ class Builder {
     return all;
   }
 
+  // Images of `images` that go through a block's 1x1 and 3x3 together. By Winograd with sums as many each time, so that all have as many slots.
+  static int64_t at_once_of(const Step& s, const Map& m, int64_t images) {
+    int64_t at_once = std::min(m.at_once, images);
+    while (m.winograd && s.se_width > 0 && images % at_once != 0) at_once--;
+    return at_once;
+  }
+
   int64_t pool_slots(const Step& s, const Map& m, int64_t images, const CutChoice& choice) {
     if (m.winograd && type_ == Type::bf16) {
       float anywhere;
@@ -384,7 +391,7 @@ class Builder {
       return plan_.pool_slots(b, images, choice);
     }
     int64_t slots = 0;
-    for (int64_t i = 0; i < m.strips; i++) slots += strip_slots(s, m, i, images, choice);
+    for (int64_t i = 0; i < m.strips; i++) slots += strip_slots(s, m, i, at_once_of(s, m, images), choice);
     return slots;
   }
 
@@ -409,7 +416,7 @@ class Builder {
     const int64_t all_slots = s.se_width > 0 ? pool_slots(s, m, images, choice.b) : 0;
     int64_t slots = 0, in_done = 0;
     for (int64_t i = 0, image = 0; image < images; i++) {
-      const int64_t here = std::min(m.at_once, images - image);
+      const int64_t here = std::min(at_once_of(s, m, images), images - image);
       const Strip strip = strip_of(s, m, i % m.strips);
       a.x = reinterpret_cast<const uint32_t*>(x + (image * m.in_h + strip.in_first) * m.in_w * s.c_in * pixel_);
       a.y = padded_ + (strip.top * m.padded_w + 1) * s.c_mid * pixel_;
@@ -428,8 +435,8 @@ class Builder {
       } else if (m.winograd) {
         WinogradConv b = winograd_conv(s, m, strip, middle);
         for (Winograd& w : b.run)
-          if (w.pool) w.pool += slots * s.c_mid;
-        made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
+          if (w.pool) w.pool += (image * all_slots + slots) * s.c_mid;
+        made_b = plan_.add_winograds(b.run, b.size, here, choice.b);
       } else {
         GroupedConv b = grouped_conv(s, m, padded_, middle);
         for (Conv& c : b.run) {
@@ -438,7 +445,7 @@ class Builder {
         }
         made_b = plan_.add_convs(b.run, b.size, here, choice.b);
       }
-      if (m.strips > 1) slots += strip_slots(s, m, i, images, choice.b);
+      if (m.strips > 1) slots += strip_slots(s, m, i, here, choice.b);
       if (i == 0) made.a = made_a, made.b = made_b;
       if (i % m.strips == m.strips - 1) image += here, in_done = 0;
     }

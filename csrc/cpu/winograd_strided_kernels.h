@@ -209,14 +209,17 @@ struct StridedTiles {
   int stop(bool last_row, bool last_column) const { return last_column ? end[1] : last_row ? end[2] : end[3]; }
 };
 
+// An odd number of cache lines: planes a power of two apart would all fall into two sets of L1.
+constexpr int64_t strided_plane(int64_t tiles, int64_t row) { return ((tiles * row + 15) / 16 | 1) * 16; }
+
 // What the sums of a set of panels need.
 struct StridedProducts {
   const float *x, *v, *u, *taps, *bias;
-  float *m, *y;
+  float *m, *y;                // M: of this set alone
   int64_t x_row, x_pixel, y_row, y_pixel;
-  int64_t plane, u_plane;      // of V and M, of U
+  int64_t plane, u_plane;      // of V, of U
   int64_t tap, panel;          // words of a full panel: one tap, nine
-  int64_t row, steps;          // floats of a tile in V and M
+  int64_t steps;
   float floor;
   bool silu;
   const StridedTiles* tiles;
@@ -227,9 +230,10 @@ template <class Dot, bool Fold, int F, int H>
 void strided_sums(const StridedProducts& g) {
   constexpr int P = pixels<Dot>(F, H);
   const StridedTiles& tiles = *g.tiles;
+  const int64_t m_row = (F * 16 + H * 8) / (Fold ? 2 : 1), m_plane = strided_plane(tiles.end[3], m_row);
   StridedSum s;
   s.steps = g.steps;
-  s.row = g.row;
+  s.row = m_row;
   s.out.residual = nullptr, s.out.y_type = Type::f32, s.out.floor = g.floor, s.out.silu = g.silu, s.out.start = g.bias;
   s.out.y_offset = tiles.y, s.out.pool = nullptr;
   const auto tap = [&](int i, StridedTerm& term) {
@@ -265,14 +269,14 @@ void strided_sums(const StridedProducts& g) {
   run(false, false);
   s.first = g.m;
   for (int last = 0; last < 2; last++) {
-    s.m = g.m + (1 + last) * g.plane, s.count = 0;
+    s.m = g.m + (1 + last) * m_plane, s.count = 0;
     sum_of(2 * last, *difference((last ? kVLast : kVFirst) + 2));
     sum_of(1, *pixel(1 + 2 * last, 2));
     run(last, false);
   }
   s.first = nullptr;
   for (int last = 0; last < 2; last++) {
-    s.m = g.m + (3 + last) * g.plane, s.count = 0;
+    s.m = g.m + (3 + last) * m_plane, s.count = 0;
     sum_of(4 + 2 * last, *difference(kVMiddle + last));
     sum_of(5, *pixel(2, 1 + 2 * last));
     run(false, last);
@@ -280,7 +284,7 @@ void strided_sums(const StridedProducts& g) {
   s.m = nullptr;
   for (int i = 0; i < 2; i++)
     for (int j = 0; j < 2; j++) {
-      s.first = g.m + (1 + i) * g.plane, s.second = g.m + (3 + j) * g.plane, s.count = 0;
+      s.first = g.m + (1 + i) * m_plane, s.second = g.m + (3 + j) * m_plane, s.count = 0;
       const int v = i ? kVLast : kVFirst;
       tap(6 * i + 2 * j, *difference(v + j));
       tap(6 * i + 1, *difference(v + 3 + j));
@@ -367,16 +371,15 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
   StridedTiles tiles;
   StridedProducts g{};
   g.x_row = w.x_row / 2, g.x_pixel = w.x_pixel / 2, g.y_row = w.y_row, g.y_pixel = w.y_pixel;
-  g.tap = steps * kPanel, g.panel = 9 * steps * kPanel, g.row = lanes, g.steps = steps;
+  g.tap = steps * kPanel, g.panel = 9 * steps * kPanel, g.steps = steps;
   g.floor = w.activation == Activation::relu ? 0.0f : -__builtin_inff(), g.silu = w.activation == Activation::silu;
   g.tiles = &tiles, g.ahead = ahead;
-  float *const u = scratch, *const m = u + winograd_strided_weight_words(w.group_width);
-  g.u = u;
+  float *const u = scratch, *const m = u + winograd_strided_weight_words(w.group_width), *const v = m + kStridedM * strided_plane(most, 3 * kPanel);
+  g.u = u, g.m = m, g.v = v;
   for (int group = task.group0; group < task.group1; group++) {
     const int64_t channel = (int64_t)group * lanes;
     const float* const weights = (const float*)w.w + group * w.w_group;
     g.x = w.x + channel;
-    ahead[0] = {(const char*)(weights + w.w_group), w.w_group * 4, products};
     bool made = false;
     for (int64_t run = 0; run < task.parts; run++) {
       const int64_t all = task.tile1 - task.tile0, tile0 = task.tile0 + all * run / task.parts, tile1 = task.tile0 + all * (run + 1) / task.parts;
@@ -388,10 +391,7 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
       for (int64_t b = 0; b < blocks; b++) {
         find_strided_tiles(w, tile0 + of_run * b / blocks, tile0 + of_run * (b + 1) / blocks, first_image, lanes, tiles);
         const int count = tiles.end[3];
-        // an odd number of cache lines: planes a power of two apart would all fall into two sets of L1
-        g.plane = (((int64_t)count * lanes + 15) / 16 | 1) * 16;
-        float* const v = m + kStridedM * g.plane;
-        g.v = v;
+        g.plane = strided_plane(count, lanes);
         for (int t = 0; t < count; t++) {
           const float* const from = g.x + tiles.x[t];
           float* const to = v + tiles.v[t];
@@ -410,8 +410,10 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
             for (int p = 0; p < here; p++)
               transform_strided_weights(g.taps + p * g.panel, half && p == full ? g.tap / 2 : g.tap, u + p * g.tap, g.u_plane);
           made = here == panels;
+          const int64_t bytes = 36 * (here * g.tap - half * (g.tap / 2)), begin = panel * g.panel;  // the next set or group has about as many
+          ahead[0] = {(const char*)(weights + begin) + bytes, bytes, 9 * count / pixels<Dot>(3, 0) + 1};
           const int64_t lane = panel * (Fold ? kPairPanel : kPanel);
-          g.m = m + lane, g.y = w.y + channel + lane, g.bias = w.bias + channel + lane;
+          g.y = w.y + channel + lane, g.bias = w.bias + channel + lane;
           dispatch_strided_sums<Dot, Fold>(full, half, g);
           panel += here;
         }
