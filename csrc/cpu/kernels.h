@@ -163,20 +163,13 @@ constexpr int64_t winograd_scratch_words(int64_t lanes, int64_t group_width) {
   return winograd_planes(group_width) * (winograd_block(lanes, group_width) * lanes + 32) + winograd_weight_words(group_width);
 }
 
-// Of stride 2 (winograd_strided_kernels.h): 7 planes of weights of three panels; 16 of the input, 5 of sums.
+// Of stride 2 (winograd_strided_kernels.h): 7 planes of weights and 5 of sums, of three panels; 16 of the input.
 constexpr int64_t winograd_strided_weight_words(int64_t group_width) { return 7 * kPanel * (3 * group_width + 1); }
-#ifdef STRIDED_BLOCK
-extern int64_t strided_block;
-inline int64_t winograd_strided_block(int64_t, int64_t) { return strided_block; }
-#else
-constexpr int64_t winograd_strided_block(int64_t lanes, int64_t) {
-  const int64_t tiles = 96 * 1024 / (16 * lanes);
-  return tiles < 64 ? 64 : tiles > 64 ? 64 : tiles;
-}
-#endif
-inline int64_t winograd_strided_scratch_words(int64_t lanes, int64_t group_width) {
-  const int64_t tiles = winograd_strided_block(lanes, group_width);
-  return 16 * (tiles * lanes + 32) + 5 * (tiles * 3 * kPanel + 32) + winograd_strided_weight_words(group_width);
+// Tiles that are transformed together. For wide groups V leaves L2 so; with fewer the weights are transformed too often (of 16 to 64
+// the most were the best in 18 of 24 layers of widths 64 to 128).
+inline constexpr int64_t kStridedBlock = 64;
+constexpr int64_t winograd_strided_scratch_words(int64_t lanes, int64_t group_width) {
+  return 16 * (kStridedBlock * lanes + 32) + 5 * (kStridedBlock * 3 * kPanel + 32) + winograd_strided_weight_words(group_width);
 }
 
 // The same of bfloat16 maps by F(2x2, 3x3), with products of bfloat16 and float32 sums: 4x4 input tiles, 16 products a channel pair in

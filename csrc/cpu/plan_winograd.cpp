@@ -21,7 +21,7 @@ constexpr int64_t kTilesOfOwn = 96;  // of a part of a unit: with fewer, transfo
 
 // Of a stride: tiles that are transformed together, and products of a tile.
 int64_t block_of(const Winograd& w) {
-  return w.stride == 2 ? winograd_strided_block(w.lanes(), w.group_width) : winograd_block(w.lanes(), w.group_width);
+  return w.stride == 2 ? kStridedBlock : winograd_block(w.lanes(), w.group_width);
 }
 int64_t products_of(const Winograd& w) { return w.stride == 2 ? 25 : 36; }
 

@@ -8,7 +8,8 @@
 // The planes of V: differences along the rows (of "first", "last"), of each five columns: both differences, then the pixels e1, o0, o1
 // of the line; then of the rows e1, o0, o1 the differences along the columns.
 enum : int { kVFirst = 0, kVLast = 5, kVMiddle = 10, kVOdd = 12 };
-constexpr int kStridedU = 7, kStridedV = 16, kStridedM = 5;
+constexpr int kStridedM = 5;  // planes of sums
+static_assert(kStridedBlock <= kMostTiles);
 
 // N pixels of a row, less those of another.
 template <int LANES, int N>
@@ -361,7 +362,7 @@ void find_strided_tiles(const Winograd& w, int64_t first, int64_t last, int64_t 
 template <class Dot, bool Fold>
 void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scratch) {
   const int lanes = w.lanes();
-  const int64_t steps = Fold ? w.group_width / 2 : w.group_width, most = winograd_strided_block(lanes, w.group_width);
+  const int64_t steps = Fold ? w.group_width / 2 : w.group_width;
   const int panels = Fold ? w.group_width / kPairPanel : (int)panel_count(lanes), half_tail = !Fold && lanes % kPanel != 0;
   const int64_t area = (int64_t)w.tiles_h * w.tiles_w, first_image = task.tile0 / area;
   const int64_t images = task.tile1 > task.tile0 ? (task.tile1 - 1) / area - first_image + 1 : 1;
@@ -374,7 +375,7 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
   g.tap = steps * kPanel, g.panel = 9 * steps * kPanel, g.steps = steps;
   g.floor = w.activation == Activation::relu ? 0.0f : -__builtin_inff(), g.silu = w.activation == Activation::silu;
   g.tiles = &tiles, g.ahead = ahead;
-  float *const u = scratch, *const m = u + winograd_strided_weight_words(w.group_width), *const v = m + kStridedM * strided_plane(most, 3 * kPanel);
+  float *const u = scratch, *const m = u + winograd_strided_weight_words(w.group_width), *const v = m + kStridedM * strided_plane(kStridedBlock, 3 * kPanel);
   g.u = u, g.m = m, g.v = v;
   for (int group = task.group0; group < task.group1; group++) {
     const int64_t channel = (int64_t)group * lanes;
@@ -387,7 +388,7 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
       if (pool)
         for (int64_t n = 0; n < images; n++)
           for (int64_t c = 0; c < lanes; c++) pool[n * w.pool_stride + c] = 0;
-      const int64_t of_run = tile1 - tile0, blocks = (of_run + most - 1) / most;
+      const int64_t of_run = tile1 - tile0, blocks = (of_run + kStridedBlock - 1) / kStridedBlock;
       for (int64_t b = 0; b < blocks; b++) {
         find_strided_tiles(w, tile0 + of_run * b / blocks, tile0 + of_run * (b + 1) / blocks, first_image, lanes, tiles);
         const int count = tiles.end[3];
