@@ -53,20 +53,21 @@ Strip strip_of(const Step& s, const Map& m, int64_t i) {
   return {first, last, in_first, in_last, in_first - begin, end - begin};
 }
 
-// The same of stride 2, in multiply-adds of a channel of the group: a tile's transforms take as long as 200 of them, the weights' as 61, and the
-// sums are shorter than direct ones. (Measured on AVX-512, widths 24 to 128: where this says yes 1.0 to 1.25 times as fast, 1.1 on average.)
-bool use_strided_winograd(const Step& s, const Map& m) {
+// Is Winograd worth it with stride 2? In multiply-adds of a channel of the group: a tile's transforms take as long as 200 of them, the weights'
+// as 61; with vectors of 16 lanes the sums, which are shorter than direct ones, go 17 % slower. (Measured where this says yes, widths 24 to
+// 128: AVX-512 1.0 to 1.25 times as fast, AVX2 1.0 to 1.4.)
+bool use_strided_winograd(const Step& s, const Map& m, int vector_floats) {
   const auto products = [](int64_t side) { return 5 * (side / 2) + 3 * (side % 2); };
   const int64_t images = std::min(m.group, images_per_group(m.group, m.in_h, m.in_w)), tiles = ((m.out_h + 1) / 2) * ((m.out_w + 1) / 2);
   const double direct = 9.0 * static_cast<double>(images * m.out_h * m.out_w * s.group_width);
   const double fast = static_cast<double>(images * (products(m.out_h) * products(m.out_w) * s.group_width + 200 * tiles));
-  return direct > 1.17 * fast + 61.0 * static_cast<double>(s.group_width);
+  return direct > (vector_floats == 16 ? 1.17 : 1.0) * fast + 61.0 * static_cast<double>(s.group_width);
 }
 
 // Is Winograd worth it? In float32 each group's weights are transformed once a pass, so there must be tiles to use them on.
-bool use_winograd(const Step& s, const Map& m, Type type) {
+bool use_winograd(const Step& s, const Map& m, Type type, int vector_floats) {
   if (!s.has_winograd) return false;
-  if (s.stride == 2) return use_strided_winograd(s, m);
+  if (s.stride == 2) return use_strided_winograd(s, m, vector_floats);
   if (type == Type::f32) return m.group * ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4) >= 12;
   // In bfloat16 the weights are 1.8 times the plain ones, and come from memory at batch 1. A tile takes 16 products for each channel of the
   // group, and its transforms as long as some 20 channels more; directly it takes 36, or fewer at an edge.
@@ -102,7 +103,7 @@ class Builder {
                          s.group_width, s.se_width, s.has_projection, s.has_winograd, h, w, x.n, plan.workers};
       const LayerChoice& choice = choices_.emplace_back(choices.of(key));
       m.group = choice.group ? std::min(choice.group, x.n) : images_per_group(x.n, m.out_h, m.out_w);
-      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m, type))) {
+      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m, type, plan.k.vector_floats))) {
         m.winograd = true;
         if (s.stride == 1) m.padded_h = winograd_side(h, type), m.padded_w = winograd_side(w, type);
       }

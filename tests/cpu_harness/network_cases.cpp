@@ -279,6 +279,8 @@ void network_cases(Report& report, Random& random, int random_cases) {
   go(Scalar::bf16, 1, 4, 4, Layout::nhwc, {block_layer(16, 232, 40, 232), block_layer(40, 40, 40, 40, {1, 10}), head_layer(40, 1000)});
   // maps that go in strips through a block, with its sums, and of stride 1 with two rows in both strips
   go(Scalar::f32, 1, 97, 83, Layout::nhwc, {block_layer(8, 48, 16, 8, {2, 6}), block_layer(16, 64, 16, 16, {2})});
+  go(Scalar::f32, 1, 97, 83, Layout::nhwc, {block_layer(8, 80, 16, 40, {2, 6, true}), block_layer(16, 96, 16, 96, {2, 0, true})});
+  go(Scalar::f32, 6, 29, 28, Layout::nhwc, {block_layer(8, 96, 16, 48, {2, 6, true}), block_layer(16, 120, 16, 120, {2, 8, true})});
   go(Scalar::f32, 1, 66, 51, Layout::nchw, {block_layer(8, 80, 8, 8), block_layer(8, 80, 8, 8, {1, 4, true})});
   go(Scalar::bf16, 1, 97, 83, Layout::nhwc, {block_layer(8, 80, 16, 8, {2, 6})});
   // a convolution between blocks, grouped; a 1x1 map; SiLU; a projection that the shapes do not need
