@@ -15,7 +15,8 @@ transformed input. One layer errs about 1.4 times as much as a direct one in bfl
 
 import torch
 
-# By dtype and stride. Of stride 2 groups of 8 and 16 gain nothing. In bfloat16 neither do groups of 8; the transformed weights take 1.8 times the memory of the plain ones.
+# By dtype and stride. Of stride 2 groups of 8 and 16 gain nothing, in bfloat16 those of 8; there the transformed weights take 1.8 times the
+# memory of the plain ones.
 WIDTHS = {(torch.float32, 1): (8, 1 << 20), (torch.float32, 2): (24, 1 << 20), (torch.bfloat16, 1): (16, 264)}
 
 

@@ -166,7 +166,7 @@ constexpr int64_t winograd_scratch_words(int64_t lanes, int64_t group_width) {
 // Of stride 2 (winograd_strided_kernels.h): 7 planes of weights and 5 of sums, of three panels; 16 of the input.
 constexpr int64_t winograd_strided_weight_words(int64_t group_width) { return 7 * kPanel * (3 * group_width + 1); }
 // Tiles that are transformed together. For wide groups V leaves L2 so; with fewer the weights are transformed too often (of 16 to 64
-// the most were the best in 18 of 24 layers of widths 64 to 128).
+// the most were the best on average, widths 64 to 128).
 inline constexpr int64_t kStridedBlock = 64;
 constexpr int64_t winograd_strided_scratch_words(int64_t lanes, int64_t group_width) {
   return 16 * (kStridedBlock * lanes + 32) + 5 * (kStridedBlock * 3 * kPanel + 32) + winograd_strided_weight_words(group_width);

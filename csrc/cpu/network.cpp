@@ -48,13 +48,14 @@ struct Strip {
 Strip strip_of(const Step& s, const Map& m, int64_t i) {
   if (m.strips == 1) return {0, m.out_h, 0, m.in_h, 1, m.padded_h};
   const int64_t whole = m.winograd ? 2 : 1, tiles = m.out_h / whole;  // not half a tile for each strip
-  const int64_t first = tiles * i / m.strips * whole, last = i + 1 == m.strips ? m.out_h : tiles * (i + 1) / m.strips * whole, begin = s.stride * first - 1, end = s.stride * (last - 1) + 2;
+  const int64_t first = tiles * i / m.strips * whole, last = i + 1 == m.strips ? m.out_h : tiles * (i + 1) / m.strips * whole;
+  const int64_t begin = s.stride * first - 1, end = s.stride * (last - 1) + 2;
   const int64_t in_first = std::max<int64_t>(begin, 0), in_last = std::min(end, m.in_h);
   return {first, last, in_first, in_last, in_first - begin, end - begin};
 }
 
-// Is Winograd worth it with stride 2? In multiply-adds of a channel of the group: a tile's transforms take as long as 200 of them, the weights'
-// as 61; with vectors of 16 lanes the sums, which are shorter than direct ones, go 17 % slower. (Measured where this says yes, widths 24 to
+// Is Winograd worth it with stride 2? In multiply-adds of a channel of the group: a tile's transforms take as long as 200 of them, the
+// weights' as 61; with vectors of 16 lanes the sums, which are shorter than direct ones, go 17 % slower. (Measured where this says yes, widths 24 to
 // 128: AVX-512 1.0 to 1.25 times as fast, AVX2 1.0 to 1.4.)
 bool use_strided_winograd(const Step& s, const Map& m, int vector_floats) {
   const auto products = [](int64_t side) { return 5 * (side / 2) + 3 * (side % 2); };

@@ -238,7 +238,8 @@ void strided_sums(const StridedProducts& g) {
   s.out.residual = nullptr, s.out.y_type = Type::f32, s.out.floor = g.floor, s.out.silu = g.silu, s.out.start = g.bias;
   s.out.y_offset = tiles.y, s.out.pool = nullptr;
   const auto tap = [&](int i, StridedTerm& term) {
-    term.full = (const uint32_t*)g.taps + i * g.tap, term.half = (const uint32_t*)g.taps + F * g.panel + i * (g.tap / 2), term.panel = g.panel;
+    term.full = (const uint32_t*)g.taps + i * g.tap, term.panel = g.panel;
+    term.half = (const uint32_t*)g.taps + F * g.panel + i * (g.tap / 2);
   };
   const auto sum_of = [&](int i, StridedTerm& term) {
     term.full = (const uint32_t*)g.u + i * g.u_plane, term.half = term.full + F * g.tap, term.panel = g.tap;
@@ -375,7 +376,8 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
   g.tap = steps * kPanel, g.panel = 9 * steps * kPanel, g.steps = steps;
   g.floor = w.activation == Activation::relu ? 0.0f : -__builtin_inff(), g.silu = w.activation == Activation::silu;
   g.tiles = &tiles, g.ahead = ahead;
-  float *const u = scratch, *const m = u + winograd_strided_weight_words(w.group_width), *const v = m + kStridedM * strided_plane(kStridedBlock, 3 * kPanel);
+  float *const u = scratch, *const m = u + winograd_strided_weight_words(w.group_width);
+  float* const v = m + kStridedM * strided_plane(kStridedBlock, 3 * kPanel);
   g.u = u, g.m = m, g.v = v;
   for (int group = task.group0; group < task.group1; group++) {
     const int64_t channel = (int64_t)group * lanes;
@@ -383,7 +385,8 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
     g.x = w.x + channel;
     bool made = false;
     for (int64_t run = 0; run < task.parts; run++) {
-      const int64_t all = task.tile1 - task.tile0, tile0 = task.tile0 + all * run / task.parts, tile1 = task.tile0 + all * (run + 1) / task.parts;
+      const int64_t all = task.tile1 - task.tile0, tile0 = task.tile0 + all * run / task.parts;
+      const int64_t tile1 = task.tile0 + all * (run + 1) / task.parts;
       float* const pool = w.pool ? w.pool + (task.pool_slot + run) * w.pool_stride + channel : nullptr;
       if (pool)
         for (int64_t n = 0; n < images; n++)
@@ -411,7 +414,8 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
             for (int p = 0; p < here; p++)
               transform_strided_weights(g.taps + p * g.panel, half && p == full ? g.tap / 2 : g.tap, u + p * g.tap, g.u_plane);
           made = here == panels;
-          const int64_t bytes = 36 * (here * g.tap - half * (g.tap / 2)), begin = panel * g.panel;  // the next set or group has about as many
+          // the next set or group has about as many lines
+          const int64_t bytes = 36 * (here * g.tap - half * (g.tap / 2)), begin = panel * g.panel;
           ahead[0] = {(const char*)(weights + begin) + bytes, bytes, 9 * count / pixels<Dot>(3, 0) + 1};
           const int64_t lane = panel * (Fold ? kPairPanel : kPanel);
           g.y = w.y + channel + lane, g.bias = w.bias + channel + lane;
