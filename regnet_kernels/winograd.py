@@ -6,20 +6,24 @@ F(4x4) has the interpolation points 0, +-1/sqrt(2), +-sqrt(2) and infinity in pl
 convolution against float64 falls from about 9 times a direct one's to about 2.5 times (24 channels), the operations stay as many. The
 kernel transforms the plain packed weights itself.
 
+Of stride 2, float32 goes in tiles of 2x2 outputs with additions alone for transforms (csrc/cpu/winograd_strided_kernels.h): 25 products
+for 36, with about the error of a direct convolution.
+
 F(2x2) has the points 0, +-1 and infinity. Its transformed weights are packed beside the plain ones, rounded to bfloat16 once; so is its
 transformed input. One layer errs about 1.4 times as much as a direct one in bfloat16; by F(4x4) it would be 4.5 times.
 """
 
 import torch
 
-# In bfloat16 groups of 8 gain nothing; the transformed weights take 1.8 times the memory of the plain ones.
-WIDTHS = {torch.float32: (8, 1 << 20), torch.bfloat16: (16, 264)}
+# By dtype and stride. Of stride 2 groups of 8 and 16 gain nothing, in bfloat16 those of 8; there the transformed weights take 1.8 times the
+# memory of the plain ones.
+WIDTHS = {(torch.float32, 1): (8, 1 << 20), (torch.float32, 2): (24, 1 << 20), (torch.bfloat16, 1): (16, 264)}
 
 
 def suits(dtype: torch.dtype, stride: int, group_width: int) -> bool:
-    """May a grouped 3x3 go by Winograd? In float32 and bfloat16, with stride 1 and groups of a multiple of 8 channels."""
-    narrowest, widest = WIDTHS.get(dtype, (1, 0))
-    return stride == 1 and group_width % 8 == 0 and narrowest <= group_width <= widest
+    """May a grouped 3x3 go by Winograd? In float32 with stride 1 or 2 and in bfloat16 with stride 1, groups of a multiple of 8 channels."""
+    narrowest, widest = WIDTHS.get((dtype, stride), (1, 0))
+    return group_width % 8 == 0 and narrowest <= group_width <= widest
 
 
 def transform_weights(weight: torch.Tensor, together: int = 1) -> torch.Tensor:

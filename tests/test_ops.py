@@ -150,6 +150,16 @@ def test_stride_1_blocks_of_maps_that_fill_tiles_well_and_badly(backend):
 
 
 @on_each_backend
+def test_stride_2_blocks_of_even_and_odd_maps(backend):
+    """Sizes at which Winograd's tiles of 2x2 outputs are used, whole and cut off, one image and several at a time, and given up."""
+    for width, groups, squeeze in ((24, 2, 10), (40, 1, 0), (48, 2, 12), (56, 3, 8), (120, 2, 8)):
+        for n, h, w in ((1, 28, 28), (6, 29, 28), (2, 31, 57), (5, 14, 13), (1, 4, 5)):
+            shape = testing.BlockShape(n, 24, width * groups, 32, width, squeeze, 2, True, h, w)
+            x, step = make_block(shape, torch.float32)
+            compare_packed(bottleneck, backend, LAYOUTS["channels_last"](x), pack_network([step]), str(shape))
+
+
+@on_each_backend
 @in_each_dtype
 def test_direct_groups_on_rows_of_whole_runs_and_others(backend, dtype):
     """Interleaved groups of 8 and 16, all together, with others left over, and alone, on rows of 7 and 8 pixels, of several, and of neither."""

@@ -67,7 +67,7 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
         conv_params = 656 + 32  # 20 rows are 24 lanes, 24 * 27 = 648, filled to 656; then 20 biases, filled to 32
         assert packed.program == [5, 2,
                                   0, 3, 0, 20, 3, 2, 1, 3, 0, 0, 2, 0, 0, 0, 0, 0,
-                                  1, 20, 48, 44, 3, 2, 1, 24, 10, 1, 1, 0, conv_params, 0, 0, 0]
+                                  1, 20, 48, 44, 3, 2, 1, 24, 10, 1, 1, 0, conv_params, int(dtype == torch.float32), 0, 0]
         a, b = 48 * 20, 2 * 24 * 216
         assert packed.weights.numel() == a + b + 44 // 16 * 16 * 68 + 16 * 68
         pair = dtype == torch.bfloat16

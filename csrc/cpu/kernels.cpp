@@ -43,6 +43,7 @@ namespace {
 #include "conv_kernels.h"
 #include "winograd_transforms.h"
 #include "winograd_kernels.h"
+#include "winograd_strided_kernels.h"
 #include "winograd_bf16_kernels.h"
 #include "squeeze_kernels.h"
 #include "image_kernels.h"
@@ -74,7 +75,7 @@ double fma_burst(Type type, int64_t iterations, float* sink) {
 
 extern const Kernels REGNET_CAT(kernels_, REGNET_ISA);
 const Kernels REGNET_CAT(kernels_, REGNET_ISA) = {
-    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd, winograd_bf16, se_reduce_fc1, se_fc2,
+    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, conv, winograd_of_stride, winograd_bf16, se_reduce_fc1, se_fc2,
     sum_pixels, scale_pixels, store_scaled, weave_planes, widen, fma_burst,
 };
 

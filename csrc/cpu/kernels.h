@@ -131,6 +131,7 @@ struct Winograd {
   float* pool;               // (slots, pool_stride), or null
   int64_t pool_stride;
   int out_h, out_w, tiles_h, tiles_w;
+  int stride;                // 1; or 2: tiles of 2x2 outputs, x_row and x_pixel are from output to output, x is padded by one all round
   // What the phases after this one read from memory, brought into L2 meanwhile: two matrices, or null.
   const char* next[2];
   int64_t next_bytes;        // of each
@@ -163,6 +164,15 @@ constexpr int64_t winograd_block(int64_t lanes, int64_t group_width) {
 }
 constexpr int64_t winograd_scratch_words(int64_t lanes, int64_t group_width) {
   return winograd_planes(group_width) * (winograd_block(lanes, group_width) * lanes + 32) + winograd_weight_words(group_width);
+}
+
+// Of stride 2 (winograd_strided_kernels.h): 7 planes of weights and 5 of sums, of three panels; 16 of the input.
+constexpr int64_t winograd_strided_weight_words(int64_t group_width) { return 7 * kPanel * (3 * group_width + 1); }
+// Tiles that are transformed together. For wide groups V leaves L2 so; with fewer the weights are transformed too often (of 16 to 64
+// the most were the best on average, widths 64 to 128).
+inline constexpr int64_t kStridedBlock = 64;
+constexpr int64_t winograd_strided_scratch_words(int64_t lanes, int64_t group_width) {
+  return 16 * (kStridedBlock * lanes + 32) + 5 * (kStridedBlock * 3 * kPanel + 32) + winograd_strided_weight_words(group_width);
 }
 
 // The same of bfloat16 maps by F(2x2, 3x3), with products of bfloat16 and float32 sums: 4x4 input tiles, 16 products a channel pair in

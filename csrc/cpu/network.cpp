@@ -47,14 +47,28 @@ struct Strip {
 };
 Strip strip_of(const Step& s, const Map& m, int64_t i) {
   if (m.strips == 1) return {0, m.out_h, 0, m.in_h, 1, m.padded_h};
-  const int64_t first = m.out_h * i / m.strips, last = m.out_h * (i + 1) / m.strips, begin = s.stride * first - 1, end = s.stride * (last - 1) + 2;
+  const int64_t whole = m.winograd ? 2 : 1, tiles = m.out_h / whole;  // not half a tile for each strip
+  const int64_t first = tiles * i / m.strips * whole, last = i + 1 == m.strips ? m.out_h : tiles * (i + 1) / m.strips * whole;
+  const int64_t begin = s.stride * first - 1, end = s.stride * (last - 1) + 2;
   const int64_t in_first = std::max<int64_t>(begin, 0), in_last = std::min(end, m.in_h);
   return {first, last, in_first, in_last, in_first - begin, end - begin};
 }
 
+// Is Winograd worth it with stride 2? In multiply-adds of a channel of the group: a tile's transforms take as long as 200 of them, the
+// weights' as 61; with vectors of 16 lanes the sums, which are shorter than direct ones, go 17 % slower. (Measured where this says yes, widths 24 to
+// 128: AVX-512 1.0 to 1.25 times as fast, AVX2 1.0 to 1.4.)
+bool use_strided_winograd(const Step& s, const Map& m, int vector_floats) {
+  const auto products = [](int64_t side) { return 5 * (side / 2) + 3 * (side % 2); };
+  const int64_t images = std::min(m.group, images_per_group(m.group, m.in_h, m.in_w)), tiles = ((m.out_h + 1) / 2) * ((m.out_w + 1) / 2);
+  const double direct = 9.0 * static_cast<double>(images * m.out_h * m.out_w * s.group_width);
+  const double fast = static_cast<double>(images * (products(m.out_h) * products(m.out_w) * s.group_width + 200 * tiles));
+  return direct > (vector_floats == 16 ? 1.17 : 1.0) * fast + 61.0 * static_cast<double>(s.group_width);
+}
+
 // Is Winograd worth it? In float32 each group's weights are transformed once a pass, so there must be tiles to use them on.
-bool use_winograd(const Step& s, const Map& m, Type type) {
+bool use_winograd(const Step& s, const Map& m, Type type, int vector_floats) {
   if (!s.has_winograd) return false;
+  if (s.stride == 2) return use_strided_winograd(s, m, vector_floats);
   if (type == Type::f32) return m.group * ((m.out_h + 3) / 4) * ((m.out_w + 3) / 4) >= 12;
   // In bfloat16 the weights are 1.8 times the plain ones, and come from memory at batch 1. A tile takes 16 products for each channel of the
   // group, and its transforms as long as some 20 channels more; directly it takes 36, or fewer at an edge.
@@ -90,14 +104,15 @@ class Builder {
                          s.group_width, s.se_width, s.has_projection, s.has_winograd, h, w, x.n, plan.workers};
       const LayerChoice& choice = choices_.emplace_back(choices.of(key));
       m.group = choice.group ? std::min(choice.group, x.n) : images_per_group(x.n, m.out_h, m.out_w);
-      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m, type))) {
+      if (s.kind == StepKind::block && (choice.winograd ? choice.winograd == 2 && s.has_winograd : use_winograd(s, m, type, plan.k.vector_floats))) {
         m.winograd = true;
-        m.padded_h = winograd_side(h, type), m.padded_w = winograd_side(w, type);
-      } else if (s.kind == StepKind::block) {
+        if (s.stride == 1) m.padded_h = winograd_side(h, type), m.padded_w = winograd_side(w, type);
+      }
+      if (s.kind == StepKind::block && !(m.winograd && s.stride == 1)) {
         m.strips = strips_of(s, m, x.n, type, plan);
         // The map before a strided 3x3 is the larger one: of 16 images at 14x14 it would leave L2, where 784 pixels of the 7x7 behind it do not.
         if (s.stride > 1) m.at_once = std::min(m.group, images_per_group(x.n, h, w));
-        if (m.strips > 1) m.padded_h = s.stride * ((m.out_h + m.strips - 1) / m.strips - 1) + 3;
+        if (m.strips > 1) m.padded_h = s.stride * ((m.out_h + m.strips - 1) / m.strips - 1 + m.winograd) + 3;
       }
       if (s.kind == StepKind::head) m.group = x.n;
       if (!m.at_once) m.at_once = m.group;
@@ -180,7 +195,9 @@ class Builder {
           for (const GroupRuns runs(s.c_mid / s.group_width, s.group_width); const GroupRun& run : runs.run) {
             const int64_t width = s.group_width, lanes = width * run.together;
             if (run.count)
-              scratch_ = std::max(scratch_, type_ == Type::f32 ? winograd_scratch_words(lanes, width) : winograd_bf16_scratch_words(lanes));
+              scratch_ = std::max(scratch_, type_ == Type::bf16 ? winograd_bf16_scratch_words(lanes)
+                                            : s.stride == 2     ? winograd_strided_scratch_words(lanes, width)
+                                                                : winograd_scratch_words(lanes, width));
           }
         if (s.se_width > 0) {
           for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images, choices_[i].b) * s.c_mid);
@@ -303,8 +320,9 @@ class Builder {
     Winograd run[kMostRuns];
     int size;
   };
-  WinogradConv winograd_conv(const Step& s, const Map& m) {
-    const GroupedConv direct = grouped_conv(s, m, padded_, middle_);
+  WinogradConv winograd_conv(const Step& s, const Map& m, const Strip& strip, char* middle) {
+    const GroupedConv direct = grouped_conv(s, m, padded_, middle);
+    const int64_t tile = s.stride == 2 ? 2 : 4;
     WinogradConv all{};
     all.size = direct.size;
     for (int i = 0; i < direct.size; i++) {
@@ -318,8 +336,9 @@ class Builder {
       w.y_pixel = c.y_pixel, w.y_row = c.y_row, w.y_image = c.y_image;
       w.activation = c.activation;
       w.pool = c.pool, w.pool_stride = c.pool_stride;
-      w.out_h = c.out_h, w.out_w = c.out_w;
-      w.tiles_h = (w.out_h + 3) / 4, w.tiles_w = (w.out_w + 3) / 4;
+      w.stride = static_cast<int>(s.stride);
+      w.out_h = static_cast<int>(strip.last - strip.first), w.out_w = c.out_w;
+      w.tiles_h = static_cast<int>((w.out_h + tile - 1) / tile), w.tiles_w = static_cast<int>((w.out_w + tile - 1) / tile);
     }
     if (s.se_width > 0) {
       all.run[0].next[0] = reinterpret_cast<const char*>(params_ + s.se_w1);
@@ -329,8 +348,14 @@ class Builder {
     return all;
   }
 
-  int64_t strip_slots(const Step& s, const Map& m, int64_t i, const CutChoice& choice) {
+  int64_t strip_slots(const Step& s, const Map& m, int64_t i, int64_t images, const CutChoice& choice) {
     const Strip strip = strip_of(s, m, i);
+    if (m.winograd) {
+      WinogradConv b = winograd_conv(s, m, strip, nullptr);
+      float anywhere;
+      b.run[0].pool = &anywhere;  // where it will be may not be known yet
+      return plan_.pool_slots(b.run, b.size, images, choice);
+    }
     Conv b = grouped_conv(s, m, nullptr, nullptr).run[0];
     b.out_h = static_cast<int>(strip.last - strip.first);
     return plan_.pool_slots(b, choice);
@@ -363,21 +388,23 @@ class Builder {
     return all;
   }
 
+  // Images of `images` that go through a block's 1x1 and 3x3 together. By Winograd with sums as many each time, so that all have as many slots.
+  static int64_t at_once_of(const Step& s, const Map& m, int64_t images) {
+    int64_t at_once = std::min(m.at_once, images);
+    while (m.winograd && s.se_width > 0 && images % at_once != 0) at_once--;
+    return at_once;
+  }
+
   int64_t pool_slots(const Step& s, const Map& m, int64_t images, const CutChoice& choice) {
-    if (!m.winograd) {
-      int64_t slots = 0;
-      for (int64_t i = 0; i < m.strips; i++) slots += strip_slots(s, m, i, choice);
-      return slots;
-    }
-    float anywhere;
-    if (type_ == Type::bf16) {
+    if (m.winograd && type_ == Type::bf16) {
+      float anywhere;
       WinogradBf16 b = winograd_bf16_conv(s, m).run[0];
       b.pool = &anywhere;
       return plan_.pool_slots(b, images, choice);
     }
-    WinogradConv b = winograd_conv(s, m);
-    b.run[0].pool = &anywhere;  // where it will be may not be known yet
-    return plan_.pool_slots(b.run, b.size, images, choice);
+    int64_t slots = 0;
+    for (int64_t i = 0; i < m.strips; i++) slots += strip_slots(s, m, i, at_once_of(s, m, images), choice);
+    return slots;
   }
 
   void add_block(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out, int64_t first, int64_t images) {
@@ -401,7 +428,7 @@ class Builder {
     const int64_t all_slots = s.se_width > 0 ? pool_slots(s, m, images, choice.b) : 0;
     int64_t slots = 0, in_done = 0;
     for (int64_t i = 0, image = 0; image < images; i++) {
-      const int64_t here = std::min(m.at_once, images - image);
+      const int64_t here = std::min(at_once_of(s, m, images), images - image);
       const Strip strip = strip_of(s, m, i % m.strips);
       a.x = reinterpret_cast<const uint32_t*>(x + (image * m.in_h + strip.in_first) * m.in_w * s.c_in * pixel_);
       a.y = padded_ + (strip.top * m.padded_w + 1) * s.c_mid * pixel_;
@@ -412,22 +439,25 @@ class Builder {
       const CutMade made_a = plan_.add_conv(a, here, choice.a, covered ? nullptr : &zeros.border, std::max<int64_t>(0, in_done - strip.in_first));
       if (!covered) zeros_ = zeros;
       in_done = strip.in_last;
+      char* const middle = middle_ + (image * m.out_h + strip.first) * m.out_w * s.c_mid * pixel_;
       CutMade made_b;
       if (m.winograd && type_ == Type::bf16) {
         const WinogradBf16Conv b = winograd_bf16_conv(s, m);
         made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
       } else if (m.winograd) {
-        const WinogradConv b = winograd_conv(s, m);
-        made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
+        WinogradConv b = winograd_conv(s, m, strip, middle);
+        for (Winograd& w : b.run)
+          if (w.pool) w.pool += (image * all_slots + slots) * s.c_mid;
+        made_b = plan_.add_winograds(b.run, b.size, here, choice.b);
       } else {
-        GroupedConv b = grouped_conv(s, m, padded_, middle_ + (image * m.out_h + strip.first) * m.out_w * s.c_mid * pixel_);
+        GroupedConv b = grouped_conv(s, m, padded_, middle);
         for (Conv& c : b.run) {
           c.out_h = static_cast<int>(strip.last - strip.first);
           if (c.pool) c.pool += (image * all_slots + slots) * s.c_mid;
         }
         made_b = plan_.add_convs(b.run, b.size, here, choice.b);
-        if (m.strips > 1) slots += strip_slots(s, m, i, choice.b);
       }
+      if (m.strips > 1) slots += strip_slots(s, m, i, here, choice.b);
       if (i == 0) made.a = made_a, made.b = made_b;
       if (i % m.strips == m.strips - 1) image += here, in_done = 0;
     }

@@ -19,9 +19,15 @@ struct WinogradCut {
 };
 constexpr int64_t kTilesOfOwn = 96;  // of a part of a unit: with fewer, transforming the weights again shows
 
+// Of a stride: tiles that are transformed together, and products of a tile.
+int64_t block_of(const Winograd& w) {
+  return w.stride == 2 ? kStridedBlock : winograd_block(w.lanes(), w.group_width);
+}
+int64_t products_of(const Winograd& w) { return w.stride == 2 ? 25 : 36; }
+
 WinogradCut cut_winograd(const Winograd* runs, int count, int64_t images, int workers, const CutChoice& choice) {
   const Winograd& w = runs[0];
-  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, most = choice.block ? choice.block : 4 * winograd_block(w.lanes(), w.group_width);
+  const int64_t area = (int64_t)w.tiles_h * w.tiles_w, most = choice.block ? choice.block : 4 * block_of(w);
   WinogradCut cut{1, 1, 0, 0};
   if (w.pool) cut.rounds = divide_up(images, std::max<int64_t>(1, most / area));  // each image's sums apart
   if (choice.block) {
@@ -30,7 +36,7 @@ WinogradCut cut_winograd(const Winograd* runs, int count, int64_t images, int wo
     cut.splits = std::clamp<int64_t>(choice.splits, 1, w.groups);
     return cut;
   }
-  const int64_t macs = images * area * 36 * w.groups * w.group_width * w.lanes();
+  const int64_t macs = images * area * products_of(w) * w.groups * w.group_width * w.lanes();
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   if (w.pool && cut.rounds * w.groups < want) cut.rounds = std::min(images, divide_up(want, w.groups));
   if (workers == 1 || (w.pool && cut.rounds < images)) return cut;

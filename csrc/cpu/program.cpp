@@ -79,8 +79,8 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
       s.b = w.section(s.c_mid / s.group_width * panels(s.group_width, 9 * s.group_width, type));
       s.c = w.section(panels(s.c_out, s.c_mid + (s.has_projection ? s.c_in : 0), type));
       if (s.has_winograd) {
-        if (q[13] != (type == Type::bf16 ? 2 : 1) || s.stride != 1 || s.group_width % 8 != 0)
-          fail(where + "Winograd of another type, or not with stride 1 and a group width of a multiple of 8");
+        if (q[13] != (type == Type::bf16 ? 2 : 1) || s.stride > (type == Type::bf16 ? 1 : 2) || s.group_width % 8 != 0)
+          fail(where + "Winograd of another type, or not with stride 1 (in float32 also 2) and a group width of a multiple of 8");
         if (type == Type::bf16) s.u = w.section(16 * s.c_mid * s.group_width);
       }
       s.a_bias = f.section(s.c_mid);

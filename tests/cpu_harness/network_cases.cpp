@@ -100,7 +100,7 @@ Map block(const Map& x, const Layer& l, Scalar type) {
     winograd_bf16_magnitude(p, t.v, l.b, magnitude, squares);
     for (size_t i = 0; i < squares.size(); i++) m.variance[i] += 2 * square(unit(type)) / 3 * squares[i];  // transformed input and weights are rounded
   } else if (l.winograd) {
-    winograd_magnitude(p, t.v, l.b, magnitude);
+    (l.stride == 2 ? winograd_strided_magnitude : winograd_magnitude)(p, t.v, l.b, magnitude);
   }
   finish(m, magnitude, l.b_bias, p.terms() + 42, l.activation);
   if (l.squeeze) {
@@ -229,7 +229,7 @@ void callers_at_once(Report& report, Random& random) {
   if (wrong) fail(report, std::to_string(wrong) + " of 16 calls at once gave other bits than alone");
 }
 
-std::vector<Layer> any(Random& random) {
+std::vector<Layer> any(Random& random, Scalar type) {
   std::vector<Layer> layers;
   const auto activation = random.chance(0.7) ? Activation::relu : Activation::silu;
   int64_t channels = random.pick<int64_t>({4, 8, 16, 24});
@@ -242,7 +242,7 @@ std::vector<Layer> any(Random& random) {
     const bool wider = random.chance(0.5);
     const int64_t out = wider ? 2 * (1 + random.below(36)) : channels;
     const int64_t stride = wider ? 1 + random.below(2) : 1;
-    const bool fast = stride == 1 && width % 8 == 0 && random.chance(0.7);
+    const bool fast = (stride == 1 || type != Scalar::bf16) && width % 8 == 0 && random.chance(0.7);
     layers.push_back(block_layer(channels, middle, out, width, {stride, random.chance(0.5) ? 1 + random.below(12) : 0, fast, activation}, random.chance(0.2)));
     channels = out;
   }
@@ -279,6 +279,8 @@ void network_cases(Report& report, Random& random, int random_cases) {
   go(Scalar::bf16, 1, 4, 4, Layout::nhwc, {block_layer(16, 232, 40, 232), block_layer(40, 40, 40, 40, {1, 10}), head_layer(40, 1000)});
   // maps that go in strips through a block, with its sums, and of stride 1 with two rows in both strips
   go(Scalar::f32, 1, 97, 83, Layout::nhwc, {block_layer(8, 48, 16, 8, {2, 6}), block_layer(16, 64, 16, 16, {2})});
+  go(Scalar::f32, 1, 97, 83, Layout::nhwc, {block_layer(8, 80, 16, 40, {2, 6, true}), block_layer(16, 96, 16, 96, {2, 0, true})});
+  go(Scalar::f32, 6, 29, 28, Layout::nhwc, {block_layer(8, 96, 16, 48, {2, 6, true}), block_layer(16, 120, 16, 120, {2, 8, true})});
   go(Scalar::f32, 1, 66, 51, Layout::nchw, {block_layer(8, 80, 8, 8), block_layer(8, 80, 8, 8, {1, 4, true})});
   go(Scalar::bf16, 1, 97, 83, Layout::nhwc, {block_layer(8, 80, 16, 8, {2, 6})});
   // a convolution between blocks, grouped; a 1x1 map; SiLU; a projection that the shapes do not need
@@ -292,6 +294,6 @@ void network_cases(Report& report, Random& random, int random_cases) {
   callers_at_once(report, random);
   for (int i = 0; i < random_cases; i++) {
     const Scalar type = random.pick({Scalar::f32, Scalar::f32, Scalar::bf16, Scalar::f16});
-    go(type, 1 + random.below(4), 1 + random.below(20), 1 + random.below(20), static_cast<Layout>(random.below(kLayouts)), any(random));
+    go(type, 1 + random.below(4), 1 + random.below(20), 1 + random.below(20), static_cast<Layout>(random.below(kLayouts)), any(random, type));
   }
 }

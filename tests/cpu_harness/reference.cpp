@@ -122,6 +122,32 @@ void winograd_magnitude(const Window& p, const Doubles& x, const Doubles& weight
       }
 }
 
+void winograd_strided_magnitude(const Window& p, const Doubles& x, const Doubles& weights, Doubles& magnitude) {
+  // Of an output of a line, with taps a, b, c at pixels 0, 1, 2 of it: the tap and the pixel of each pair of absolute values. The output's
+  // place in its tile decides which of e0 and e2, and of w0 and w2, has a difference.
+  struct Pair {
+    int tap, pixel;
+  };
+  constexpr Pair kFirst[] = {{0, 0}, {0, 2}, {1, 1}, {0, 2}, {2, 2}}, kLast[] = {{2, 2}, {2, 0}, {1, 1}, {0, 0}, {2, 0}};
+  const int64_t width = p.group_in(), out_h = p.out_h(), out_w = p.out_w();
+  magnitude.assign(static_cast<size_t>(p.images * out_h * out_w * p.channels), 0);
+  for (int64_t n = 0; n < p.images; n++)
+    for (int64_t oy = 0; oy < out_h; oy++)
+      for (int64_t ox = 0; ox < out_w; ox++)
+        for (int64_t o = 0; o < p.channels; o++) {
+          double sum = 0;
+          for (const Pair& i : oy % 2 ? kLast : kFirst)
+            for (const Pair& j : ox % 2 ? kLast : kFirst) {
+              const int64_t row = 2 * oy + i.pixel - 1, column = 2 * ox + j.pixel - 1;
+              if (row < 0 || row >= p.h || column < 0 || column >= p.w) continue;
+              for (int64_t k = 0; k < width; k++)
+                sum += std::fabs(weights[static_cast<size_t>((o * 9 + i.tap * 3 + j.tap) * width + k)] *
+                                 x[static_cast<size_t>(((n * p.h + row) * p.w + column) * p.channels + o / width * width + k)]);
+            }
+          magnitude[static_cast<size_t>(((n * out_h + oy) * out_w + ox) * p.channels + o)] = sum;
+        }
+}
+
 namespace {
 
 // As Lavin and Gray write them.

@@ -27,6 +27,11 @@ double activate(double v, Activation a);
 // no intermediate result of the algorithm exceeds, nor of F(2, 3) with three of its points.
 void winograd_magnitude(const Window& window, const Doubles& x, const Doubles& weights, Doubles& magnitude);
 
+// The same of a convolution of stride 2 in tiles of 2x2 outputs: sums of the absolute values of all terms of
+//   y0 = w0 (e0 - e1) + w1 o0 + (w0 + w2) e1,   y1 = w2 (e2 - e1) + w1 o1 + (w0 + w2) e1,   e and o the even and odd pixels of a line,
+// in both dimensions.
+void winograd_strided_magnitude(const Window& window, const Doubles& x, const Doubles& weights, Doubles& magnitude);
+
 // F(2x2, 3x3): the transformed weights of a 3x3 filter; the sums of |A| |A| (|U| |B| |B| |x|), and those of the squares of all products that
 // make an output pixel.
 void winograd_bf16_weights(const double filter[9], double u[16]);

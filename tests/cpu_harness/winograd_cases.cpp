@@ -1,6 +1,7 @@
 // The Winograd kernel of a table against a direct convolution in double precision. Every intermediate result is at most
 // |A| |A| (|G| |G| |w| |B| |B| |x|) (reference.h); each pass of a transform rounds at most 6 times (products with rounded constants
-// included), the product sums `group width` times: gamma(group width + 42) in all, bias and sums included.
+// included), the product sums `group width` times: gamma(group width + 42) in all, bias and sums included. Of stride 2 four times the group
+// width, in one chain, and 2 roundings before each pass.
 #include <algorithm>
 #include <cmath>
 
@@ -12,12 +13,15 @@ namespace {
 
 // groups: of `together` interleaved groups of `width` channels.
 void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t together, int64_t width, int64_t h, int64_t w,
-         Activation activation, bool pool) {
+         Activation activation, bool pool, int64_t stride = 1) {
   char label[160];
-  std::snprintf(label, sizeof label, "winograd %ld images, %ld x %ld groups of %ld, %ldx%ld, %s%s", images, groups, together, width, h, w,
+  std::snprintf(label, sizeof label, "winograd %ld images, %ld x %ld groups of %ld, %ldx%ld, stride %ld, %s%s", images, groups, together, width, h, w, stride,
                 name(activation), pool ? ", pool" : "");
   begin(report, label);
-  const int64_t channels = groups * together * width, tiles_h = (h + 3) / 4, tiles_w = (w + 3) / 4, padded_h = winograd_padded(h), padded_w = winograd_padded(w);
+  const bool strided = stride == 2;
+  const int64_t channels = groups * together * width, out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1, tile = strided ? 2 : 4;
+  const int64_t tiles_h = (out_h + tile - 1) / tile, tiles_w = (out_w + tile - 1) / tile;
+  const int64_t padded_h = strided ? h + 2 : winograd_padded(h), padded_w = strided ? w + 2 : winograd_padded(w);
   const Tensor x = random_tensor(random, Scalar::f32, images, channels, h, w, Layout::nhwc);
   const Tensor weight = random_tensor(random, Scalar::f32, channels, width, 3, 3, Layout::nhwc, 1 / std::sqrt(9.0 * static_cast<double>(width)));
   const Floats bias = random_floats(random, channels, 1);
@@ -52,21 +56,23 @@ void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t
   Floats bias_there{Guarded(static_cast<size_t>(channels) * 4), bias.values};
   for (int64_t c = 0; c < channels; c++) bias_there.memory.as<float>()[position(c)] = static_cast<float>(bias.values[static_cast<size_t>(c)]);
 
-  Guarded y(x.memory.bytes()), scratch(static_cast<size_t>(winograd_scratch_words(together * width, width)) * 4);
+  Guarded y(static_cast<size_t>(images * out_h * out_w * channels) * 4);
+  Guarded scratch(static_cast<size_t>(strided ? winograd_strided_scratch_words(together * width, width) : winograd_scratch_words(together * width, width)) * 4);
   const int64_t tiles = tiles_h * tiles_w, slots = pool ? 2 * images : 1;
   Guarded pools(static_cast<size_t>(slots * channels) * 4);
   Winograd args{};
   args.x = padded.as<float>(), args.w = weights.as<uint32_t>(), args.bias = bias_there.data();
   args.w_group = static_cast<int64_t>(packed.size()) / groups, args.fold = fold;
   args.next[0] = args.next[1] = weights.as<char>(), args.next_bytes = static_cast<int64_t>(weights.bytes());
-  args.x_pixel = channels, args.x_row = channels * padded_w, args.x_image = channels * padded_w * padded_h;
+  args.stride = static_cast<int>(stride);
+  args.x_pixel = stride * channels, args.x_row = stride * channels * padded_w, args.x_image = channels * padded_w * padded_h;
   args.groups = static_cast<int>(groups), args.group_width = static_cast<int>(width), args.together = static_cast<int>(together);
   args.y = y.as<float>();
-  args.y_pixel = channels, args.y_row = channels * w, args.y_image = channels * w * h;
+  args.y_pixel = channels, args.y_row = channels * out_w, args.y_image = channels * out_w * out_h;
   args.activation = activation;
   args.pool = pool ? pools.as<float>() : nullptr;
   args.pool_stride = channels;
-  args.out_h = static_cast<int>(h), args.out_w = static_cast<int>(w);
+  args.out_h = static_cast<int>(out_h), args.out_w = static_cast<int>(out_w);
   args.tiles_h = static_cast<int>(tiles_h), args.tiles_w = static_cast<int>(tiles_w);
   const int64_t rounds = pool ? images : 1, in_round = pool ? tiles : images * tiles;
   const int64_t parts = random.chance(0.5) ? 2 : 1;  // of a task; else the halves are tasks of their own
@@ -83,19 +89,21 @@ void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t
         kernels().winograd(args, task, scratch.as<float>());
       }
 
-  const Window window{images, channels, h, w, channels, 3, 3, groups * together, 1, 1};
+  const Window window{images, channels, h, w, channels, 3, 3, groups * together, stride, 1};
   Doubles want, bound, pooled(static_cast<size_t>(images * channels)), pooled_bound(pooled.size()), got(pooled.size());
   convolve(window, x.values, weight.values, want, nullptr);
-  winograd_magnitude(window, x.values, weight.values, bound);
+  if (strided) winograd_strided_magnitude(window, x.values, weight.values, bound);
+  else winograd_magnitude(window, x.values, weight.values, bound);
+  const double roundings = static_cast<double>((strided ? 4 : 1) * width + 42), area = static_cast<double>(out_h * out_w);
   for (size_t i = 0; i < want.size(); i++) {
-    const size_t o = i % static_cast<size_t>(channels), slot = i / static_cast<size_t>(h * w * channels) * static_cast<size_t>(channels) + o;
+    const size_t o = i % static_cast<size_t>(channels), slot = i / static_cast<size_t>(out_h * out_w * channels) * static_cast<size_t>(channels) + o;
     want[i] = activate(want[i] + bias.values[o], activation);
-    bound[i] = activation_slope(activation) * gamma_of(static_cast<double>(width + 42)) * (bound[i] + std::fabs(bias.values[o])) + activation_error(want[i], activation);
+    bound[i] = activation_slope(activation) * gamma_of(roundings) * (bound[i] + std::fabs(bias.values[o])) + activation_error(want[i], activation);
     pooled[slot] += want[i];
-    pooled_bound[slot] += bound[i] + gamma_of(static_cast<double>(h * w + 2)) * (std::fabs(want[i]) + bound[i]);
+    pooled_bound[slot] += bound[i] + gamma_of(area + 2) * (std::fabs(want[i]) + bound[i]);
   }
   Guarded there(y.bytes());
-  for (int64_t i = 0; i < images * h * w * channels; i++)
+  for (int64_t i = 0; i < images * out_h * out_w * channels; i++)
     put(there.data(), Scalar::f32, i, get(y.data(), Scalar::f32, i / channels * channels + position(i % channels)));
   compare_bound(report, label, there.data(), Scalar::f32, want, bound);
   if (!pool) return;
@@ -111,11 +119,15 @@ void run(Report& report, Random& random, int64_t images, int64_t groups, int64_t
 void winograd_cases(Report& report, Random& random) {
   for (const int64_t width : {8, 16, 24, 40, 48, 56, 64, 72, 120, 136})
     for (const int64_t together : std::initializer_list<int64_t>{1, interleave(width)})
-      run(report, random, 1 + random.below(3), 1 + random.below(3), together, width, 3 + random.below(9), 3 + random.below(9),
-          random.pick({Activation::none, Activation::relu, Activation::silu}), random.chance(0.5));
+      for (const int64_t stride : {1, 2})
+        run(report, random, 1 + random.below(3), 1 + random.below(3), together, width, 3 + random.below(9), 3 + random.below(9),
+            random.pick({Activation::none, Activation::relu, Activation::silu}), random.chance(0.5), stride);
   run(report, random, 2, 3, 1, 8, 1, 1, Activation::relu, true);
   run(report, random, 1, 2, 2, 8, 5, 9, Activation::relu, true);
   run(report, random, 1, 2, 1, 24, 8, 8, Activation::silu, true);
   run(report, random, 1, 1, 2, 24, 14, 14, Activation::relu, true);
   run(report, random, 3, 1, 2, 16, 22, 19, Activation::relu, false);  // more tiles than are transformed together
+  for (const auto& [h, w] : {std::pair{1, 1}, {2, 1}, {1, 4}, {7, 9}, {6, 3}}) run(report, random, 2, 2, 1, 24, h, w, Activation::relu, true, 2);
+  run(report, random, 3, 1, 1, 48, 37, 42, Activation::silu, false, 2);
+  run(report, random, 2, 1, 2, 72, 30, 33, Activation::relu, true, 2);
 }
