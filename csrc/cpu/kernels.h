@@ -147,6 +147,8 @@ struct WinogradTask {
   int64_t pool_slot;
   const char* next[2];       // its shares of the Winograd's
   int64_t next_bytes;
+  const char* then = nullptr;  // as in ConvTask, with the last group
+  int64_t then_bytes = 0;
 };
 constexpr int64_t winograd_padded(int64_t side) { return (side + 3) / 4 * 4 + (side % 4 == 1 || side % 4 == 2 ? 0 : 2); }
 // The transformed weights of three panels go through L2 at once, those of wider groups 12 positions of 36 at a time.

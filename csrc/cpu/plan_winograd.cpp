@@ -82,6 +82,8 @@ WinogradBf16Cut cut_winograd_bf16(const WinogradBf16& w, int64_t images, int wor
   return cut;
 }
 
+constexpr int64_t kMostFirstBytes = 192 * 1024;  // of a wide group
+
 struct WinogradTasks {
   struct Item {
     int run;
@@ -95,6 +97,8 @@ struct WinogradTasks {
   const Kernels* kernels;
   uint32_t* scratch;
   std::vector<Item> items;
+  int workers;
+  const TaskBody* next = nullptr;
 
   void operator()(int t, int worker) const {
     const Item& item = items[static_cast<size_t>(t)];
@@ -108,7 +112,17 @@ struct WinogradTasks {
     const int64_t bytes = runs[0].next_bytes, size = static_cast<int64_t>(items.size());
     for (int i = 0; i < 2; i++) task.next[i] = runs[0].next[i] + bytes * t / size;
     task.next_bytes = bytes * (t + 1) / size - bytes * t / size;
+    const int part = static_cast<int>(((t + 1) * static_cast<int64_t>(workers) - 1) / size);  // the worker whose task it is
+    if (next && t + 1 == size * (part + 1) / workers) {
+      const FirstWeights then = next->first_weights(part);
+      task.then = then.at, task.then_bytes = then.bytes;
+    }
     kernels->winograd(runs[item.run], task, reinterpret_cast<float*>(scratch + worker * each));
+  }
+  FirstWeights first_weights(int worker) const {
+    const Item& item = items[items.size() * static_cast<size_t>(worker) / static_cast<size_t>(workers)];
+    const Winograd& w = runs[item.run];
+    return {reinterpret_cast<const char*>(w.w + item.group0 * w.w_group), std::min<int64_t>(w.w_group * 4, kMostFirstBytes)};
   }
   template <class Visit>
   void pointers(const Visit& visit) {
@@ -195,7 +209,7 @@ int64_t Plan::pool_slots(const Winograd* runs, int count, int64_t images, const 
 CutMade Plan::add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice) {
   const int64_t area = (int64_t)runs[0].tiles_h * runs[0].tiles_w;
   const WinogradCut cut = cut_winograd(runs, count, images, workers, choice);
-  WinogradTasks all{{}, count, cut, area, images, scratch_each_, &k, scratch_, winograd_items(runs, count, cut, workers)};
+  WinogradTasks all{{}, count, cut, area, images, scratch_each_, &k, scratch_, winograd_items(runs, count, cut, workers), workers};
   double macs = 0;
   for (int i = 0; i < count; i++) {
     const Winograd& w = all.runs[i] = runs[i];

@@ -183,7 +183,8 @@ void winograd_of(const Winograd& w, const WinogradTask& task, float* scratch) {
     const float* const weights = (const float*)w.w + group * w.w_group;
     float* const y = w.y + (int64_t)group * lanes;
     const float* const bias = w.bias + (int64_t)group * lanes;
-    ahead[0] = {(const char*)(weights + w.w_group), w.w_group * 4, products};
+    if (task.then && group + 1 == task.group1) ahead[0] = {task.then, task.then_bytes, products};
+    else ahead[0] = {(const char*)(weights + w.w_group), w.w_group * 4, products};
     bool made = false;
     for (int64_t run = 0; run < task.parts; run++) {
       const int64_t all = task.tile1 - task.tile0, tile0 = task.tile0 + all * run / task.parts, tile1 = task.tile0 + all * (run + 1) / task.parts;

@@ -416,7 +416,8 @@ void winograd_strided_of(const Winograd& w, const WinogradTask& task, float* scr
           made = here == panels;
           // the next set or group has about as many lines
           const int64_t bytes = 36 * (here * g.tap - half * (g.tap / 2)), begin = panel * g.panel;
-          ahead[0] = {(const char*)(weights + begin) + bytes, bytes, 9 * count / pixels<Dot>(3, 0) + 1};
+          const bool other = task.then && group + 1 == task.group1 && panel + here == panels;
+          ahead[0] = {other ? task.then : (const char*)(weights + begin) + bytes, other ? task.then_bytes : bytes, 9 * count / pixels<Dot>(3, 0) + 1};
           const int64_t lane = panel * (Fold ? kPairPanel : kPanel);
           g.y = w.y + channel + lane, g.bias = w.bias + channel + lane;
           dispatch_strided_sums<Dot, Fold>(full, half, g);
