@@ -13,12 +13,18 @@
 
 namespace regnet_kernels::cpu {
 
-enum class Work : int { load = 0, dense = 1, grouped = 2, winograd = 3, squeeze = 4, pool = 5, store = 6 };
+enum class Work : int { load = 0, dense = 1, grouped = 2, winograd = 3, squeeze = 4, pool = 5, store = 6, strips = 7 };
 
 // Weights that a worker reads first in a phase.
 struct FirstWeights {
   const char* at = nullptr;
   int64_t bytes = 0;
+};
+
+// Work of one kind in a phase whose tasks do several: its nominal multiply-adds, and seconds of all workers together.
+struct PhasePart {
+  Work work;
+  double macs, seconds;
 };
 
 // What the tasks of a phase do.
@@ -28,6 +34,8 @@ struct TaskBody {
   virtual FirstWeights first_weights(int) const { return {}; }
   // The phase of convolutions that comes next: its first weights can be fetched at the end of this one.
   virtual void set_next(const TaskBody*) {}
+  // For the profile, of tasks of several kinds of work: the seconds since the call before; the first call begins to measure.
+  virtual std::vector<PhasePart> take_parts() { return {}; }
 };
 
 struct Phase {

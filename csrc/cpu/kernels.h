@@ -86,6 +86,7 @@ struct Conv {
   float* pool;              // (slots, pool_stride): sums of the output over a task's pixels; or null
   int64_t pool_stride;
   int out_h, out_w;
+  int64_t x_each, y_each;   // bytes from a worker's x (y) to the next one's, where each has its own: the plan adds them; else 0
 
   int panels() const { return groups * panels_per_group(); }
   int panels_per_group() const { return fold ? group_out / kPairPanel : (int)panel_count(group_out); }
@@ -135,6 +136,7 @@ struct Winograd {
   // What the phases after this one read from memory, brought into L2 meanwhile: two matrices, or null.
   const char* next[2];
   int64_t next_bytes;        // of each
+  int64_t x_each;            // as in Conv
 
   int lanes() const { return group_width * together; }  // channels of a group
 };

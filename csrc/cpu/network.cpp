@@ -26,19 +26,21 @@ struct Map {  // of one step
   int64_t in_h, in_w, out_h, out_w, group;
   bool winograd;
   int64_t padded_h, padded_w;  // of the buffer between a block's 1x1 and its 3x3
-  int64_t strips = 1;          // in which these two go
+  int64_t strips = 1;          // in which these two go, each worker through some
   int64_t at_once = 0;         // images of a group of which they go together
 };
 
 // A large map between a block's 1x1 and its 3x3 goes in strips of rows, so that it stays in L2: since the image before, the network's weights
-// have passed through L3, and its lines would have to come back from memory. Each strip reads all weights, so these must be few. Of a batch
+// have passed through L3, and its lines would have to come back from memory. A worker takes strips of its own part of the map through both
+// without waiting for the others or touching their lines. Each strip reads all weights, so these must be few. Of a batch
 // the next image uses the same lines again, and whole maps are better by 1 %. (regnetx_1.6gf, 112x112x72, one image: the two layers 0.45 ->
 // 0.37 ms.)
 int64_t strips_of(const Step& s, const Map& m, int64_t batch, Type type, const Plan& plan) {
   const int64_t bytes = type_bytes(type), most = (plan.k.vector_floats == 16 ? 512 : 256) * 1024;
-  const int64_t weights = (s.c_in + 9 * s.group_width) * s.c_mid * bytes, each = m.padded_h * m.padded_w * s.c_mid * bytes / plan.workers;
-  if (batch > 1 || weights > 256 * 1024) return 1;
-  return std::clamp<int64_t>((each + most - 1) / most, 1, std::max<int64_t>(1, m.out_h / 4));
+  const int64_t weights = (s.c_in + 9 * s.group_width) * s.c_mid * bytes, map = m.padded_h * m.padded_w * s.c_mid * bytes;
+  if (batch > 1 || weights > 256 * 1024 || map <= most * plan.workers) return 1;
+  const int64_t each = (map + most * plan.workers - 1) / (most * plan.workers);
+  return std::clamp<int64_t>(each * plan.workers, 1, std::max<int64_t>(1, m.out_h / 4));
 }
 
 // A strip: rows [first, last) of the 3x3's output, [in_first, in_last) of its input, `top` rows of border above these, `padded` rows in all.
@@ -189,7 +191,7 @@ class Builder {
       if (s.kind == StepKind::conv) {
         padded_bytes_ = std::max(padded_bytes_, g * (m.in_h + 2 * s.padding) * (m.in_w + 2 * s.padding) * s.c_in * 4);
       } else {
-        padded_bytes_ = std::max(padded_bytes_, m.at_once * m.padded_h * m.padded_w * s.c_mid * pixel_);
+        padded_bytes_ = std::max(padded_bytes_, m.strips > 1 ? strip_bytes(s, m) * plan_.workers : m.at_once * m.padded_h * m.padded_w * s.c_mid * pixel_);
         middle_bytes_ = std::max(middle_bytes_, g * out_area * s.c_mid * pixel_);
         if (m.winograd)
           for (const GroupRuns runs(s.c_mid / s.group_width, s.group_width); const GroupRun& run : runs.run) {
@@ -354,11 +356,11 @@ class Builder {
       WinogradConv b = winograd_conv(s, m, strip, nullptr);
       float anywhere;
       b.run[0].pool = &anywhere;  // where it will be may not be known yet
-      return plan_.pool_slots(b.run, b.size, images, choice);
+      return plan_.pool_slots(b.run, b.size, images, choice, m.strips > 1);
     }
     Conv b = grouped_conv(s, m, nullptr, nullptr).run[0];
     b.out_h = static_cast<int>(strip.last - strip.first);
-    return plan_.pool_slots(b, choice);
+    return plan_.pool_slots(b, choice, m.strips > 1);
   }
 
   struct WinogradBf16Conv {
@@ -407,6 +409,71 @@ class Builder {
     return slots;
   }
 
+  // The 3x3 of `images` images, or of a strip. Its sums begin at `slot` of the first one's.
+  CutMade add_grouped(const Step& s, const Map& m, const Strip& strip, const CutChoice& choice, char* middle, int64_t images, int64_t slot) {
+    const int64_t each = m.strips > 1 ? strip_bytes(s, m) : 0;
+    if (m.winograd && type_ == Type::bf16) {
+      const WinogradBf16Conv b = winograd_bf16_conv(s, m);
+      return plan_.add_winograds(b.run, b.size, images, choice);
+    }
+    if (m.winograd) {
+      WinogradConv b = winograd_conv(s, m, strip, middle);
+      for (Winograd& w : b.run) {
+        w.x_each = each;
+        if (w.pool) w.pool += slot * s.c_mid;
+      }
+      return plan_.add_winograds(b.run, b.size, images, choice);
+    }
+    GroupedConv b = grouped_conv(s, m, padded_, middle);
+    for (Conv& c : b.run) {
+      c.x_each = each;
+      c.out_h = static_cast<int>(strip.last - strip.first);
+      if (c.pool) c.pool += slot * s.c_mid;
+    }
+    return plan_.add_convs(b.run, b.size, images, choice);
+  }
+
+  // A block's 1x1 and 3x3 of `images` images, phase by phase.
+  void add_expanded(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, Conv a, const char* x, int64_t images, int64_t slots) {
+    const Strip whole = strip_of(s, m, 0);
+    for (int64_t image = 0; image < images; image += at_once_of(s, m, images)) {
+      const int64_t here = std::min(at_once_of(s, m, images), images - image);
+      a.x = reinterpret_cast<const uint32_t*>(x + image * m.in_h * m.in_w * s.c_in * pixel_);
+      a.y = padded_ + (m.padded_w + 1) * s.c_mid * pixel_;
+      a.out_h = static_cast<int>(m.in_h);
+      // The border stays zero as long as the same shape uses the buffer.
+      const Zeros zeros{{padded_, 1, m.in_h, m.in_w, m.padded_h, m.padded_w, s.c_mid * pixel_}, here};
+      const bool covered = zeros.covered_by(zeros_);
+      const CutMade made_a = plan_.add_conv(a, here, choice.a, covered ? nullptr : &zeros.border);
+      if (!covered) zeros_ = zeros;
+      const CutMade made_b = add_grouped(s, m, whole, choice.b, middle_ + image * m.out_h * m.out_w * s.c_mid * pixel_, here, image * slots);
+      if (image == 0) made.a = made_a, made.b = made_b;
+    }
+  }
+
+  // Bytes of a worker's buffer for strips.
+  int64_t strip_bytes(const Step& s, const Map& m) const { return (m.padded_h * m.padded_w * s.c_mid * pixel_ + 63) / 64 * 64; }
+
+  // The same of one image, each strip by one worker. A row or two at a strip's edge are computed twice.
+  void add_strips(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, Conv a, const char* x) {
+    int64_t slots = 0, in_done = 0;
+    a.y_each = strip_bytes(s, m);
+    for (int64_t i = 0; i < m.strips; i++) {
+      const Strip strip = strip_of(s, m, i);
+      a.x = reinterpret_cast<const uint32_t*>(x + strip.in_first * m.in_w * s.c_in * pixel_);
+      a.y = padded_ + (strip.top * m.padded_w + 1) * s.c_mid * pixel_;
+      a.out_h = static_cast<int>(strip.in_last - strip.in_first);
+      plan_.begin_strip({padded_, strip.top, a.out_h, m.in_w, strip.padded, m.padded_w, s.c_mid * pixel_}, a.y_each);
+      const CutMade made_a = plan_.add_conv(a, 1, choice.a, nullptr, std::max<int64_t>(0, in_done - strip.in_first));
+      in_done = strip.in_last;
+      const CutMade made_b = add_grouped(s, m, strip, choice.b, middle_ + strip.first * m.out_w * s.c_mid * pixel_, 1, slots);
+      slots += strip_slots(s, m, i, 1, choice.b);
+      if (i == 0) made.a = made_a, made.b = made_b;
+    }
+    plan_.end_strips();
+    zeros_ = {};
+  }
+
   void add_block(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out, int64_t first, int64_t images) {
     const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
     const char* x = in + offset(in, first, m.in_h * m.in_w * s.c_in * pixel_);
@@ -426,41 +493,8 @@ class Builder {
     a.y_image = s.c_mid * m.padded_w * m.padded_h;
     a.out_w = static_cast<int>(m.in_w);
     const int64_t all_slots = s.se_width > 0 ? pool_slots(s, m, images, choice.b) : 0;
-    int64_t slots = 0, in_done = 0;
-    for (int64_t i = 0, image = 0; image < images; i++) {
-      const int64_t here = std::min(at_once_of(s, m, images), images - image);
-      const Strip strip = strip_of(s, m, i % m.strips);
-      a.x = reinterpret_cast<const uint32_t*>(x + (image * m.in_h + strip.in_first) * m.in_w * s.c_in * pixel_);
-      a.y = padded_ + (strip.top * m.padded_w + 1) * s.c_mid * pixel_;
-      a.out_h = static_cast<int>(strip.in_last - strip.in_first);
-      // The border stays zero as long as the same shape uses the buffer.
-      const Zeros zeros{{padded_, strip.top, a.out_h, m.in_w, strip.padded, m.padded_w, s.c_mid * pixel_}, here};
-      const bool covered = zeros.covered_by(zeros_);
-      const CutMade made_a = plan_.add_conv(a, here, choice.a, covered ? nullptr : &zeros.border, std::max<int64_t>(0, in_done - strip.in_first));
-      if (!covered) zeros_ = zeros;
-      in_done = strip.in_last;
-      char* const middle = middle_ + (image * m.out_h + strip.first) * m.out_w * s.c_mid * pixel_;
-      CutMade made_b;
-      if (m.winograd && type_ == Type::bf16) {
-        const WinogradBf16Conv b = winograd_bf16_conv(s, m);
-        made_b = plan_.add_winograds(b.run, b.size, images, choice.b);
-      } else if (m.winograd) {
-        WinogradConv b = winograd_conv(s, m, strip, middle);
-        for (Winograd& w : b.run)
-          if (w.pool) w.pool += (image * all_slots + slots) * s.c_mid;
-        made_b = plan_.add_winograds(b.run, b.size, here, choice.b);
-      } else {
-        GroupedConv b = grouped_conv(s, m, padded_, middle);
-        for (Conv& c : b.run) {
-          c.out_h = static_cast<int>(strip.last - strip.first);
-          if (c.pool) c.pool += (image * all_slots + slots) * s.c_mid;
-        }
-        made_b = plan_.add_convs(b.run, b.size, here, choice.b);
-      }
-      if (m.strips > 1) slots += strip_slots(s, m, i, here, choice.b);
-      if (i == 0) made.a = made_a, made.b = made_b;
-      if (i % m.strips == m.strips - 1) image += here, in_done = 0;
-    }
+    if (m.strips > 1) add_strips(s, m, choice, made, a, x);
+    else add_expanded(s, m, choice, made, a, x, images, all_slots);
 
     Conv c{};
     set_window(c, plan_, type_, middle_, m.out_h, m.out_w, s.c_mid, 1, 1, 1, 1);
@@ -592,11 +626,24 @@ void NetworkCall::run(const void* weights, const float* params, void* out, const
 std::vector<PhaseTime> NetworkCall::profile(const void* weights, const float* params, void* out, const Fork& fork, int repeats) {
   std::vector<PhaseTime> times;
   with_bound_plan(weights, params, out, [&](Plan& plan) {
-    for (const Phase& phase : plan.phases()) times.push_back({phase.step, phase.work, phase.macs, {}});
-    std::vector<double> seconds(times.size());
+    // A phase of several kinds of work counts as one of each kind, which get the shares of its seconds that its workers spent on them.
+    const auto parts_of = [](const Phase& phase) {
+      std::vector<PhasePart> parts = phase.body->take_parts();
+      if (parts.empty()) parts.push_back({phase.work, phase.macs, 1});
+      return parts;
+    };
+    for (const Phase& phase : plan.phases())
+      for (const PhasePart& part : parts_of(phase)) times.push_back({phase.step, part.work, part.macs, {}});
+    std::vector<double> seconds(plan.phases().size());
     for (int r = 0; r < repeats; r++) {
       plan.run(fork, seconds.data());
-      for (size_t i = 0; i < times.size(); i++) times[i].seconds.push_back(seconds[i]);
+      auto time = times.begin();
+      for (size_t i = 0; i < seconds.size(); i++) {
+        const std::vector<PhasePart> parts = parts_of(plan.phases()[i]);
+        double all = 0;
+        for (const PhasePart& part : parts) all += part.seconds;
+        for (const PhasePart& part : parts) (time++)->seconds.push_back(seconds[i] * part.seconds / all);
+      }
     }
   });
   return times;

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <vector>
 
@@ -84,7 +85,12 @@ struct ConvTasks {
     ConvTask task = task_of(t, part);
     const FirstWeights then = after(t);
     task.then = then.at, task.then_bytes = then.bytes;
-    kernels->conv(part->c, task, scratch + worker * each);
+    const Conv& c = part->c;
+    if (c.x_each == 0 && c.y_each == 0) return kernels->conv(c, task, scratch + worker * each);
+    Conv own = c;
+    own.x += worker * c.x_each / 4;
+    own.y = static_cast<char*>(c.y) + worker * c.y_each;
+    kernels->conv(own, task, scratch + worker * each);
   }
 
   // What the worker of task t reads behind it: those of its next task, or of the next phase.
@@ -219,8 +225,8 @@ bool Plan::repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice
   return cut.splits >= 4 && (weights > most * c.steps || most > area);
 }
 
-int64_t Plan::pool_slots(const Conv& c, const CutChoice& choice) const {
-  return cut_conv(c, (int64_t)c.out_h * c.out_w, workers, k, choice).blocks;
+int64_t Plan::pool_slots(const Conv& c, const CutChoice& choice, bool in_strip) const {
+  return cut_conv(c, (int64_t)c.out_h * c.out_w, in_strip ? 1 : workers, k, choice).blocks;
 }
 
 template <int most>
@@ -228,13 +234,13 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
   const Conv& first = convs[0];
   const int64_t area = (int64_t)first.out_h * first.out_w, rounds = first.pool ? images : 1, pixels = first.pool ? area : images * area;
   const int64_t run = run_pixels(first);
-  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}, workers, 0};
+  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}, sharing(), 0};
   double macs = 0;
   for (int i = 0; i < std::min(count, most); i++) {
     const Conv& c = convs[i];
     auto& part = all.parts[i];
     part.c = c;
-    part.cut = cut_conv(c, pixels, workers, k, choice);
+    part.cut = cut_conv(c, pixels, sharing(), k, choice);
     if (i) part.cut.blocks = all.parts[0].cut.blocks;  // whose sums have slots
     part.tasks = static_cast<int>(rounds * part.cut.blocks * part.cut.splits);
     all.tasks += part.tasks;
@@ -253,6 +259,61 @@ CutMade Plan::add_conv(const Conv& c, int64_t images, const CutChoice& choice, c
 
 CutMade Plan::add_convs(const Conv* convs, int count, int64_t images, const CutChoice& choice) {
   return add_conv_tasks<kMostRuns>(convs, count, images, choice, nullptr, 0);
+}
+
+constexpr int kMostStripPhases = 4;
+
+double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// A task is a strip.
+struct Plan::StripTasks {
+  std::vector<Strip> strips;  // all of as many phases, of the same kinds
+  int64_t each;
+  struct alignas(64) Spent {
+    double seconds[kMostStripPhases];
+  };
+  std::unique_ptr<Spent[]> spent{};  // of each worker, while it is measured
+  int workers;
+
+  void operator()(int t, int worker) const {
+    const Strip& strip = strips[static_cast<size_t>(t)];
+    const Border& b = strip.border;
+    zero_border(b.images + worker * each, b.top, b.h, b.w, b.padded_h, b.padded_w, b.pixel_bytes);
+    for (size_t p = 0; p < strip.phases.size(); p++) {
+      const Phase& phase = strip.phases[p];
+      const double begin = spent ? seconds_now() : 0;
+      for (int i = 0; i < phase.tasks; i++) phase.body->run(i, worker);
+      if (spent) spent[worker].seconds[p] += seconds_now() - begin;
+    }
+  }
+  std::vector<PhasePart> take_parts() {
+    std::vector<PhasePart> parts;
+    for (size_t p = 0; p < strips[0].phases.size(); p++) {
+      PhasePart& part = parts.emplace_back(PhasePart{strips[0].phases[p].work, 0, 0});
+      for (const Strip& strip : strips) part.macs += strip.phases[p].macs;
+      for (int w = 0; spent && w < workers; w++) part.seconds += spent[w].seconds[p];
+    }
+    spent.reset(new Spent[static_cast<size_t>(workers)]{});
+    return parts;
+  }
+  template <class Visit>
+  void pointers(const Visit& visit) {
+    for (Strip& strip : strips) visit(strip.border.images);
+  }
+};
+
+void Plan::begin_strip(const Border& border, int64_t each_bytes) {
+  strips_.push_back({border, {}});
+  strip_bytes_ = each_bytes;
+}
+
+void Plan::end_strips() {
+  StripTasks all{std::exchange(strips_, {}), strip_bytes_, nullptr, workers};
+  double macs = 0;
+  for (const Strip& strip : all.strips)
+    for (const Phase& phase : strip.phases) macs += phase.macs;
+  const int64_t tasks = static_cast<int64_t>(all.strips.size());
+  add(Work::strips, tasks, std::move(all), macs);
 }
 
 void Plan::add_squeeze_excite(const SqueezeExcite& s) {

@@ -37,7 +37,7 @@ class Plan {
   // With a border, zeroing those of `images` images joins the phase as further tasks. repeated: rows that another phase computes as well, which
   // do not count as work.
   CutMade add_conv(const Conv& c, int64_t images, const CutChoice& choice = {}, const Border* border = nullptr, int64_t repeated = 0);
-  int64_t pool_slots(const Conv& c, const CutChoice& choice = {}) const;
+  int64_t pool_slots(const Conv& c, const CutChoice& choice = {}, bool in_strip = false) const;
   // Would many tasks of a gated c scale the same pixels? (Two: as dear as scaling them apart.)
   bool repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice = {}) const;
   // One phase of several convolutions of the same pixels, at most kMostRuns: a block's 3x3. Where sums are wanted, they have the slots of the first.
@@ -45,12 +45,18 @@ class Plan {
 
   // The same for Winograd convolutions; scratch: winograd_scratch_words(lanes) words for each worker.
   CutMade add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {});
-  int64_t pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {}) const;
+  int64_t pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice = {}, bool in_strip = false) const;
   CutMade add_winograds(const WinogradBf16* runs, int count, int64_t images, const CutChoice& choice = {});
   int64_t pool_slots(const WinogradBf16& w, int64_t images, const CutChoice& choice = {}) const;
 
   // hidden and gate of `images` images, and the map times the gate where it is given: two phases. `pooled` holds workers * images * channels.
   void add_squeeze_excite(const SqueezeExcite& s);
+
+  // Phases of one worker each: what is added between two calls of begin_strip, or the last one and end_strips, becomes one task, in which a
+  // worker zeroes a border and then does one phase after the other, without waiting for the others. All strips together are one phase.
+  // The border's image is worker 0's; those of the others follow at each_bytes. So do the x and y of convolutions that have x_each or y_each.
+  void begin_strip(const Border& border, int64_t each_bytes);
+  void end_strips();
 
   // Fills a padded NHWC copy of images [first, first + images) of x.
   void add_load(const TensorView& x, int64_t first, int64_t images, int64_t pad, const float* gate, Type type, void* out);
@@ -73,11 +79,16 @@ class Plan {
       void set_next(const TaskBody* next) override {
         if constexpr (requires { it.next = next; }) it.next = next;
       }
+      std::vector<PhasePart> take_parts() override {
+        if constexpr (requires { it.take_parts(); }) return it.take_parts();
+        return {};
+      }
       Run it;
     };
     auto body = std::make_unique<Body>(std::move(run));
     const auto note = [this](auto& pointer) { note_pointer(&pointer, reinterpret_cast<uintptr_t>(pointer)); };
     if constexpr (requires { body->it.pointers(note); }) body->it.pointers(note);
+    if (!strips_.empty()) return strips_.back().phases.push_back({static_cast<int>(tasks), std::move(body), work, step_, macs});
     if constexpr (requires { body->it.first_weights(0); }) {  // to the last phase of convolutions
       auto last = phases_.rbegin();
       while (last != phases_.rend() && last->work != Work::dense && last->work != Work::grouped && last->work != Work::winograd) ++last;
@@ -99,6 +110,12 @@ class Plan {
   const int workers;
 
  private:
+  struct Strip {
+    Border border;
+    std::vector<Phase> phases;
+  };
+  struct StripTasks;
+  int sharing() const { return strips_.empty() ? workers : 1; }  // workers that share a phase
   template <int most>
   CutMade add_conv_tasks(const Conv* convs, int count, int64_t images, const CutChoice& choice, const Border* border, int64_t repeated);
   void note_pointer(void* at, uintptr_t address) {
@@ -110,6 +127,8 @@ class Plan {
     int64_t offset;
   };
   std::vector<Phase> phases_;
+  std::vector<Strip> strips_;  // that were begun
+  int64_t strip_bytes_ = 0;
   std::vector<Slot> slots_[kMaxBases];
   char* bound_[kMaxBases] = {};
   int step_ = 0;

@@ -117,7 +117,12 @@ struct WinogradTasks {
       const FirstWeights then = next->first_weights(part);
       task.then = then.at, task.then_bytes = then.bytes;
     }
-    kernels->winograd(runs[item.run], task, reinterpret_cast<float*>(scratch + worker * each));
+    const Winograd& w = runs[item.run];
+    float* const own_scratch = reinterpret_cast<float*>(scratch + worker * each);
+    if (w.x_each == 0) return kernels->winograd(w, task, own_scratch);
+    Winograd own = w;
+    own.x += worker * w.x_each / 4;
+    kernels->winograd(own, task, own_scratch);
   }
   FirstWeights first_weights(int worker) const {
     const Item& item = items[items.size() * static_cast<size_t>(worker) / static_cast<size_t>(workers)];
@@ -202,14 +207,14 @@ struct WinogradBf16Tasks {
 
 }  // namespace
 
-int64_t Plan::pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice) const {
-  return cut_winograd(runs, count, images, workers, choice).blocks;
+int64_t Plan::pool_slots(const Winograd* runs, int count, int64_t images, const CutChoice& choice, bool in_strip) const {
+  return cut_winograd(runs, count, images, in_strip ? 1 : workers, choice).blocks;
 }
 
 CutMade Plan::add_winograds(const Winograd* runs, int count, int64_t images, const CutChoice& choice) {
   const int64_t area = (int64_t)runs[0].tiles_h * runs[0].tiles_w;
-  const WinogradCut cut = cut_winograd(runs, count, images, workers, choice);
-  WinogradTasks all{{}, count, cut, area, images, scratch_each_, &k, scratch_, winograd_items(runs, count, cut, workers), workers};
+  const WinogradCut cut = cut_winograd(runs, count, images, sharing(), choice);
+  WinogradTasks all{{}, count, cut, area, images, scratch_each_, &k, scratch_, winograd_items(runs, count, cut, sharing()), sharing()};
   double macs = 0;
   for (int i = 0; i < count; i++) {
     const Winograd& w = all.runs[i] = runs[i];
