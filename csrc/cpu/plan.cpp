@@ -286,6 +286,12 @@ struct Plan::StripTasks {
       if (spent) spent[worker].seconds[p] += seconds_now() - begin;
     }
   }
+  FirstWeights first_weights(int) const { return strips[0].phases[0].body->first_weights(0); }
+  // In a strip each phase fetches what the next one reads first; a worker's last strip, what comes behind the strips.
+  void set_next(const TaskBody* next) {
+    for (int64_t worker = 0, count = static_cast<int64_t>(strips.size()); worker < workers; worker++)
+      if (const int64_t last = count * (worker + 1) / workers - 1; last >= 0) strips[static_cast<size_t>(last)].phases.back().body->set_next(next);
+  }
   std::vector<PhasePart> take_parts() {
     std::vector<PhasePart> parts;
     for (size_t p = 0; p < strips[0].phases.size(); p++) {
@@ -309,6 +315,8 @@ void Plan::begin_strip(const Border& border, int64_t each_bytes) {
 
 void Plan::end_strips() {
   StripTasks all{std::exchange(strips_, {}), strip_bytes_, nullptr, workers};
+  for (const Strip& strip : all.strips)
+    for (size_t p = 1; p < strip.phases.size(); p++) strip.phases[p - 1].body->set_next(strip.phases[p].body.get());
   double macs = 0;
   for (const Strip& strip : all.strips)
     for (const Phase& phase : strip.phases) macs += phase.macs;

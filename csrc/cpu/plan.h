@@ -77,7 +77,8 @@ class Plan {
         return {};
       }
       void set_next(const TaskBody* next) override {
-        if constexpr (requires { it.next = next; }) it.next = next;
+        if constexpr (requires { it.set_next(next); }) it.set_next(next);
+        else if constexpr (requires { it.next = next; }) it.next = next;
       }
       std::vector<PhasePart> take_parts() override {
         if constexpr (requires { it.take_parts(); }) return it.take_parts();
@@ -91,7 +92,7 @@ class Plan {
     if (!strips_.empty()) return strips_.back().phases.push_back({static_cast<int>(tasks), std::move(body), work, step_, macs});
     if constexpr (requires { body->it.first_weights(0); }) {  // to the last phase of convolutions
       auto last = phases_.rbegin();
-      while (last != phases_.rend() && last->work != Work::dense && last->work != Work::grouped && last->work != Work::winograd) ++last;
+      while (last != phases_.rend() && last->work != Work::dense && last->work != Work::grouped && last->work != Work::winograd && last->work != Work::strips) ++last;
       if (last != phases_.rend()) last->body->set_next(body.get());
     }
     phases_.push_back({static_cast<int>(tasks), std::move(body), work, step_, macs});

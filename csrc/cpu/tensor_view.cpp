@@ -122,12 +122,11 @@ void load_rows(const Kernels& k, const TensorView& x, int64_t n, int64_t row0, i
 void zero_border(void* image, int64_t top, int64_t h, int64_t w, int64_t padded_h, int64_t padded_w, int64_t pixel_bytes) {
   char* p = static_cast<char*>(image);
   const int64_t pitch = padded_w * pixel_bytes;
-  std::memset(p, 0, top * pitch);
-  std::memset(p + (h + top) * pitch, 0, (padded_h - h - top) * pitch);
-  for (int64_t row = top; row < h + top; row++) {
-    std::memset(p + row * pitch, 0, pixel_bytes);
-    std::memset(p + row * pitch + (w + 1) * pixel_bytes, 0, (padded_w - w - 1) * pixel_bytes);
-  }
+  if (h <= 0 || w <= 0) return static_cast<void>(std::memset(p, 0, padded_h * pitch));
+  const int64_t right = (padded_w - w - 1) * pixel_bytes;  // and the next row's left pixel follow each other
+  std::memset(p, 0, top * pitch + pixel_bytes);
+  for (int64_t row = top; row + 1 < h + top; row++) std::memset(p + row * pitch + (w + 1) * pixel_bytes, 0, right + pixel_bytes);
+  std::memset(p + (h + top) * pitch - right, 0, (padded_h - h - top) * pitch + right);
 }
 
 int64_t packed_words(int64_t out_channels, int64_t groups, int64_t k, Type type) {
