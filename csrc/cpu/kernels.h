@@ -153,21 +153,21 @@ struct WinogradTask {
   int64_t then_bytes = 0;
 };
 constexpr int64_t winograd_padded(int64_t side) { return (side + 3) / 4 * 4 + (side % 4 == 1 || side % 4 == 2 ? 0 : 2); }
-// The transformed weights of three panels go through L2 at once, those of wider groups 12 positions of 36 at a time.
-constexpr bool winograd_in_pairs(int64_t group_width) { return group_width > 48; }
-constexpr int64_t winograd_weight_words(int64_t group_width) {
-  return (winograd_in_pairs(group_width) ? 12 : 36) * kPanel * (3 * group_width + 1);
+// The transformed weights of three panels go through L2 at once; of many tiles 12 positions of 36 at a time, where a group's weights
+// stay in L2 until they are read again.
+constexpr bool winograd_in_pairs(int64_t lanes, int64_t group_width, int64_t tiles) {
+  return tiles > 32 && group_width > 48 && 9 * 4 * lanes * group_width <= 600 * 1024;
 }
-constexpr int64_t winograd_planes(int64_t group_width) { return winograd_in_pairs(group_width) ? 48 : 72; }
+constexpr int64_t winograd_weight_words(int64_t group_width) { return 36 * kPanel * (3 * group_width + 1); }
 // Tiles that are transformed together, of groups of `lanes` channels. Where the transformed weights of all of them are kept, as many as
 // leave the transforms in a small L2; else more, although they leave it: the weights are transformed the less often.
 constexpr int64_t winograd_block(int64_t lanes, int64_t group_width) {
-  const bool kept = lanes <= 3 * kPanel && !winograd_in_pairs(group_width);
-  const int64_t tiles = (kept ? 48 : 480) * 1024 / (winograd_planes(group_width) * lanes);
+  const int64_t tiles = lanes <= 3 * kPanel && group_width <= 48 ? 48 * 1024 / (72 * lanes) : 64;
   return tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
 }
 constexpr int64_t winograd_scratch_words(int64_t lanes, int64_t group_width) {
-  return winograd_planes(group_width) * (winograd_block(lanes, group_width) * lanes + 32) + winograd_weight_words(group_width);
+  const int64_t m = lanes > 9 * kPanel ? 12 * lanes : 36 * 3 * kPanel;  // of a tile: 12 planes of all lanes, or 36 of a set's
+  return winograd_weight_words(group_width) + winograd_block(lanes, group_width) * (36 * lanes + m) + 72 * 32;
 }
 
 // Of stride 2 (winograd_strided_kernels.h): 7 planes of weights and 5 of sums, of three panels; 16 of the input.

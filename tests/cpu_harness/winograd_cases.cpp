@@ -127,6 +127,8 @@ void winograd_cases(Report& report, Random& random) {
   run(report, random, 1, 2, 1, 24, 8, 8, Activation::silu, true);
   run(report, random, 1, 1, 2, 24, 14, 14, Activation::relu, true);
   run(report, random, 3, 1, 2, 16, 22, 19, Activation::relu, false);  // more tiles than are transformed together
+  run(report, random, 2, 1, 2, 40, 33, 36, Activation::none, false);  // the same of several sets of panels
+  run(report, random, 2, 1, 1, 56, 37, 33, Activation::relu, true);  // 12 positions at a time
   for (const auto& [h, w] : {std::pair{1, 1}, {2, 1}, {1, 4}, {7, 9}, {6, 3}}) run(report, random, 2, 2, 1, 24, h, w, Activation::relu, true, 2);
   run(report, random, 3, 1, 1, 48, 37, 42, Activation::silu, false, 2);
   run(report, random, 2, 1, 2, 72, 30, 33, Activation::relu, true, 2);
