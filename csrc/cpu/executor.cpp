@@ -25,8 +25,6 @@ void relax(int spins) {
 #endif
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
 struct alignas(64) Counter {
   std::atomic<uint64_t> value{0};
 };
@@ -49,12 +47,14 @@ int take_task(std::atomic<uint64_t>& counter, uint64_t phase, int size) {
 
 }  // namespace
 
+double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork, double* seconds) {
   if (workers <= 1) {
     for (size_t i = 0; i < phases.size(); i++) {
-      const double begin = seconds ? now() : 0;
+      const double begin = seconds ? seconds_now() : 0;
       for (int t = 0; t < phases[i].tasks; t++) phases[i].body->run(t, 0);
-      if (seconds) seconds[i] = now() - begin;
+      if (seconds) seconds[i] = seconds_now() - begin;
     }
     return;
   }
@@ -68,7 +68,7 @@ void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork,
   std::atomic<bool> begun{false};
   double begin_time = 0;
   fork(workers, [&](int worker) {
-    if (seconds && !begun.exchange(true)) begin_time = now();
+    if (seconds && !begun.exchange(true)) begin_time = seconds_now();
     uint64_t target = 0;  // tasks of all phases up to this one
     for (size_t i = 0; i < count; i++) {
       const Phase& phase = phases[i];
@@ -81,7 +81,7 @@ void run_phases(const std::vector<Phase>& phases, int workers, const Fork& fork,
         for (int t; (t = take_task(parts[part].value, i + 1, size)) >= 0; finished++) phase.body->run(begin + t, worker);
         if (!finished) return;
         const uint64_t all = done.value.fetch_add(static_cast<uint64_t>(finished), std::memory_order_acq_rel) + static_cast<uint64_t>(finished);
-        if (seconds && all == target) ends[i] = now();
+        if (seconds && all == target) ends[i] = seconds_now();
       };
       take(worker);
       for (int spins = 0; done.value.load(std::memory_order_acquire) < target; spins++) {

@@ -47,6 +47,9 @@ struct Phase {
   double macs = 0;
 };
 
+// Of a clock that never goes back.
+double seconds_now();
+
 // Calls body(worker) for worker = 0 .. workers-1, concurrently where it can; returns when all have returned.
 using Fork = std::function<void(int workers, const std::function<void(int)>& body)>;
 

@@ -436,8 +436,9 @@ class Builder {
   // A block's 1x1 and 3x3 of `images` images, phase by phase.
   void add_expanded(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, Conv a, const char* x, int64_t images, int64_t slots) {
     const Strip whole = strip_of(s, m, 0);
-    for (int64_t image = 0; image < images; image += at_once_of(s, m, images)) {
-      const int64_t here = std::min(at_once_of(s, m, images), images - image);
+    const int64_t at_once = at_once_of(s, m, images);
+    for (int64_t image = 0; image < images; image += at_once) {
+      const int64_t here = std::min(at_once, images - image);
       a.x = reinterpret_cast<const uint32_t*>(x + image * m.in_h * m.in_w * s.c_in * pixel_);
       a.y = padded_ + (m.padded_w + 1) * s.c_mid * pixel_;
       a.out_h = static_cast<int>(m.in_h);

@@ -1,7 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <vector>
 
@@ -262,8 +261,6 @@ CutMade Plan::add_convs(const Conv* convs, int count, int64_t images, const CutC
 }
 
 constexpr int kMostStripPhases = 4;
-
-double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // A task is a strip.
 struct Plan::StripTasks {
