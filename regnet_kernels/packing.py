@@ -1,6 +1,6 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 5. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 6. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
@@ -11,7 +11,8 @@ weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elem
     conv   nothing
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
     conv   for each group panels(w: (O / groups, k k C / groups)), K ordered (kh, kw, ci); bias (O)
-    block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O)
+    block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O);
+           where integer 14 is 1, pair sums of a (M) and their magnitude (1), those of c next to proj (O), (1), see pairs.py
     head   bias (O), nothing for O = 0
 Of a block's inner channels, M, everything is in the order of interleave.py: rows of a and its bias in that of the 3x3's input (in
 bfloat16 pairs of channels), all else in that of its output. For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.
@@ -31,10 +32,11 @@ from .activation import NAMES, activation_code
 from .blobs import BlobNetwork, check_blobs, check_end, step_integers
 from .interleave import GroupRun, channel_order, group_runs, interleave, interleaved, inverse, separated
 from .memory import empty, trim
+from .pairs import magnitude, pair_sums
 from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels, word_of
 from .steps import BlockStep, ConvStep, HeadStep, Step, Weight, channels, check_steps, rows_of, scaled_weights
 
-VERSION = 5
+VERSION = 6
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -42,7 +44,7 @@ AT_A_TIME = 1 << 16  # elements of a weight that are folded and packed together:
 
 
 class StepSpec(NamedTuple):
-    """The first 14 integers of a step, in the order in which the program holds them (two zeros follow)."""
+    """The first 15 integers of a step, in the order in which the program holds them (a zero follows)."""
 
     kind: int
     c_in: int
@@ -58,6 +60,7 @@ class StepSpec(NamedTuple):
     weights_offset: int
     params_offset: int
     winograd: int = 0  # may the 3x3 go by Winograd: 1 in float32, 2 in bfloat16, with weights of its own
+    pairs: int = 0  # 1: the 1x1's may go by pairs, in float32
 
     def weight_sections(self) -> list[tuple[int, int, int]]:
         """(G, O, K) of each panel section in the weights blob."""
@@ -80,7 +83,8 @@ class StepSpec(NamedTuple):
         if self.kind == HEAD:
             return [self.c_out] if self.c_out else []
         matrix = self.se_width * self.c_mid
-        return [self.c_mid, self.c_mid, *([matrix, self.se_width, matrix, self.c_mid] if self.se_width else []), self.c_out]
+        pairs = [self.c_mid + 1, self.c_out + 1] if self.pairs else []
+        return [self.c_mid, self.c_mid, *([matrix, self.se_width, matrix, self.c_mid] if self.se_width else []), self.c_out, *pairs]
 
     def group_runs(self) -> list[GroupRun]:
         """Of a block's 3x3."""
@@ -123,7 +127,7 @@ def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, e
     for step, spec in zip(steps, specs):
         add = {CONV: _pack_conv, BLOCK: _pack_block, HEAD: _pack_head}[spec.kind]
         add(step, spec, weights, params)
-        program += [*spec, 0, 0]
+        program += [*spec, 0]
         if any(weight.once for weight in scaled_weights(step)):
             trim()  # of what they were made from
     return PackedNetwork(weights.values, params.values, program)
@@ -154,8 +158,8 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 5 says."""
-    specs = [StepSpec(*step[:14]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 6 says."""
+    specs = [StepSpec(*step[:15]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
             raise ValueError(f"step {index} of the program has kind {spec.kind}; expected 0 (conv), 1 (block) or 2 (head)")
@@ -200,9 +204,9 @@ class _Blob:
         self._room(section.numel()).view(section.shape).copy_(section)
 
     def add_panels(self, section: tuple[int, int, int], make: Callable[[int, int], torch.Tensor], pairs: bool = False, unit: int = 1,
-                   by_rows: bool = False) -> None:
+                   by_rows: bool = False, seen: Callable[[torch.Tensor], None] | None = None) -> None:
         """The panels of a (G, O, K) matrix stack. `make(start, stop)` gives some of its matrices, (stop - start, O, K), or `by_rows`
-        some rows of the only one, (1, stop - start, K): AT_A_TIME elements or so in each call, whole `unit`s of them, in order."""
+        some rows of the only one, (1, stop - start, K): AT_A_TIME elements or so in each call, whole `unit`s of them, in order. `seen` is told each of these, as it is packed."""
         groups, rows, k = section
         room, at = self._room(panel_elements(groups, rows, k, self.values.dtype)), 0
         count, unit, each = (rows, math.lcm(LANES, unit), k) if by_rows else (groups, unit, rows * k)
@@ -211,6 +215,8 @@ class _Blob:
             matrices = make(start, min(start + together, count)).to(self.values.dtype)
             size = panel_elements(*matrices.shape, matrices.dtype)
             (to_pairs if pairs else to_panels)(matrices, room[at:at + size])
+            if seen is not None:
+                seen(matrices)
             at += size
 
 
@@ -241,7 +247,8 @@ def _spec(step: Step, weights_offset: int, params_offset: int, dtype: torch.dtyp
         sizes = (HEAD, c_in, 0, c_out, 0, 1, 0, 0, 0, 0)
     activation = 0 if isinstance(step, HeadStep) else activation_code(step.activation)
     fast = isinstance(step, BlockStep) and not exact and winograd.suits(dtype, step.stride, step.group_width)
-    return StepSpec(*sizes, activation, weights_offset, params_offset, (2 if dtype == torch.bfloat16 else 1) if fast else 0)
+    pairs = isinstance(step, BlockStep) and not exact and dtype == torch.float32
+    return StepSpec(*sizes, activation, weights_offset, params_offset, (2 if dtype == torch.bfloat16 else 1) if fast else 0, int(pairs))
 
 
 def _pack_conv(step: ConvStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
@@ -258,10 +265,10 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     section_a, _, section_c, *_ = spec.weight_sections()
     order_in = spec.channel_order(word_of(weights.values.dtype)).to(weights.values.device)
     order = spec.channel_order().to(weights.values.device)
-    _add_dense(weights, section_a, a, rows=order_in, unit=spec.group_width * interleave(spec.group_width))
+    pairs_a = _add_dense(weights, section_a, a, rows=order_in, unit=spec.group_width * interleave(spec.group_width), pairs=spec.pairs)
     b = rows_of(b) if spec.winograd == 2 else b  # which reads it twice
     _add_runs(weights, b, spec)
-    _add_dense(weights, section_c, c, *shortcut, columns=order)
+    pairs_c = _add_dense(weights, section_c, c, *shortcut, columns=order, pairs=spec.pairs)
     if spec.winograd == 2:
         _add_winograd_runs(weights, b, spec)
     params.add(_bias(a_bias, params, spec.c_mid)[order_in])
@@ -271,6 +278,9 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
         for section in (rows_of(w1).flatten(1)[:, order], b1, rows_of(w2).flatten(1).t()[:, order], b2[order]):
             params.add(section)
     params.add(c_bias)
+    if spec.pairs:
+        params.add(pairs_a())
+        params.add(pairs_c())
 
 
 def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
@@ -280,9 +290,16 @@ def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) ->
 
 
 def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, rows: torch.Tensor | None = None, unit: int = 1,
-               columns: torch.Tensor | None = None) -> None:
+               columns: torch.Tensor | None = None, pairs: int = 0) -> Callable[[], torch.Tensor]:
     """The panels of one matrix, whose columns are those of `matrices` side by side. rows, columns: in this order, that of the rows within
-    each `unit` of them, that of the columns within the first matrix."""
+    each `unit` of them, that of the columns within the first matrix. pairs: returns a function that gives its section of sums."""
+    sums, squares = [], []
+
+    def seen(matrix: torch.Tensor) -> None:
+        matrix = matrix[0].detach()
+        sums.append(pair_sums(matrix))
+        squares.append(float(matrix.pow(2).sum()))
+
     def make(start: int, stop: int) -> torch.Tensor:
         parts = [rows_of(matrix, start, stop).flatten(1) for matrix in matrices]
         if rows is not None:
@@ -291,7 +308,9 @@ def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, ro
             parts[0] = parts[0][:, columns]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
-    blob.add_panels(section, make, unit=unit, by_rows=True)
+    blob.add_panels(section, make, unit=unit, by_rows=True, seen=seen if pairs else None)
+    size = section[1] * section[2]
+    return lambda: torch.cat([*sums, sums[0].new_tensor([magnitude(sum(squares) / size)])])
 
 
 def _add_runs(blob: _Blob, weight: Weight, spec: StepSpec) -> None:

@@ -234,6 +234,10 @@ __attribute__((noinline)) void scale_input(const Conv& c, TaskPixels& px, int64_
   }
 }
 
+#if VL >= 8
+#include "pair_kernels.h"
+#endif
+
 template <class Dot>
 void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   TaskPixels px;
@@ -242,7 +246,17 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
   const int panels = c.panels_per_group();
   const uint32_t *x = c.x, *w = c.w + (int64_t)task.panel0 * kPanel * total;
-  if (c.gate && px.count) {  // scale the smaller one, the task's weights or its input, once, into scratch
+#if VL >= 8
+  const bool by_pairs = !kIsBf16<Dot> && c.pairs && px.count;
+  PairPixels pairs;
+  if (by_pairs) {
+    prepare_pairs(c, px, task.pixel0 / area, area - task.pixel0 % area, (float*)scratch, pairs);
+    x = scratch;
+  }
+#else
+  constexpr bool by_pairs = false;
+#endif
+  if (c.gate && px.count && !by_pairs) {  // scale the smaller one, the task's weights or its input, once, into scratch
     const int64_t n = task.pixel0 / area, lanes = panel_lanes(c.group_out) - task.panel0 * kPanel;
     const int64_t words = total * (task.panel1 < panels ? (task.panel1 - task.panel0) * kPanel : lanes);
     if (words <= px.count * (int64_t)c.steps && (task.pixel1 - 1) / area == n) {
@@ -262,13 +276,24 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   if (px.count == 0) return;  // whose sums are zero
   for (int panel = task.panel0; panel < task.panel1;) {
     int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
+#if VL >= 8
+    if (by_pairs) next_pair_set(full, half);
+    else next_set(full, half);
+#else
     next_set(full, half);
+#endif
     t.w = w + (int64_t)(panel - task.panel0) * kPanel * total;
     t.channel = (int64_t)panel * kPanel;
     const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
     t.lanes = left < width ? left : width;
     panel += full + half;
     next_weights(t, task, panel == task.panel1, total * width);
+#if VL >= 8
+    if (by_pairs) {
+      dispatch_pair_panels(full, half, t, px, pairs, panel == task.panel1 && task.then ? task.then_bytes / kMaxFull : total * kPanel * 4);
+      continue;
+    }
+#endif
     dispatch_dense_panels<Dot>(full, half, t, px);
   }
 }

@@ -100,6 +100,20 @@ const Kernels& kernels() {
   return *choice().table;
 }
 
+bool pairs_allowed() {
+  static const bool allowed = [] {
+    const char* env = std::getenv("REGNET_KERNELS_PAIRS");
+    if (env != nullptr && std::string(env) == "never") return false;
+    if (env != nullptr && std::string(env) == "always") return true;
+#if defined(__x86_64__)
+    return __builtin_cpu_is("amd") != 0;
+#else
+    return false;
+#endif
+  }();
+  return allowed;
+}
+
 std::string isa_json() {
   const Choice& c = choice();
   return "{\"compiled\": [" + names(compiled_kernels(), "\"") + "], \"supported\": [" + names(supported_kernels(), "\"") +

@@ -85,6 +85,7 @@ struct Conv {
   int64_t gate_image;
   float* pool;              // (slots, pool_stride): sums of the output over a task's pixels; or null
   int64_t pool_stride;
+  const float* pairs;       // of a 1x1, to go by pairs (pair_kernels.h): group_out sums and the size of the weights; or null
   int out_h, out_w;
   int64_t x_each, y_each;   // bytes from a worker's x (y) to the next one's, where each has its own: the plan adds them; else 0
 
@@ -102,7 +103,8 @@ constexpr int64_t run_pixels(const Conv& c) {
 }
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
-// [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel.
+// [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel,
+// with pairs those of both sources.
 struct ConvTask {
   int64_t pixel0, pixel1;
   int panel0, panel1;
@@ -230,6 +232,7 @@ struct Kernels {
   int vector_floats;   // lanes of its widest vector
   int pixel_tile;      // pixels of the widest register tile: what a task's pixel count should be a multiple of
   int preferred_panels;  // panels the widest register tile takes together
+  bool pairs;          // does its `conv` know Conv::pairs?
   void (*conv)(const Conv&, const ConvTask&, uint32_t* scratch);
   void (*winograd)(const Winograd&, const WinogradTask&, float* scratch);
   void (*winograd_bf16)(const WinogradBf16&, const WinogradBf16Task&, float* scratch);

@@ -27,7 +27,7 @@ struct Cut {
 // Panels that stay in one task: whole groups where these are narrow, else the widest tile.
 int64_t unit_panels(const Conv& c, const Kernels& k) {
   const bool narrow = (c.groups > 1 || c.words > 1) && c.panels_per_group() <= 7;
-  return narrow ? c.panels_per_group() : k.preferred_panels;
+  return narrow ? c.panels_per_group() : c.pairs && k.vector_floats == 16 ? 2 : k.preferred_panels;
 }
 
 // Groups share neither weights nor inputs, so a grouped convolution is cut along them first; a dense one along the pixels,
@@ -132,7 +132,7 @@ struct ConvTasks {
   void pointers(const Visit& visit) {
     for (int i = 0; i < count; i++) {
       Conv& c = parts[i].c;
-      visit(c.x), visit(c.x2), visit(c.w), visit(c.bias), visit(c.y), visit(c.residual), visit(c.gate), visit(c.pool);
+      visit(c.x), visit(c.x2), visit(c.w), visit(c.bias), visit(c.y), visit(c.residual), visit(c.gate), visit(c.pool), visit(c.pairs);
     }
     visit(scratch), visit(border.images);
   }

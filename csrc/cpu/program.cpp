@@ -53,7 +53,7 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
     if (q[0] > 2) fail(where + "unknown kind " + std::to_string(q[0]));
     s.kind = static_cast<StepKind>(q[0]);
     s.c_in = q[1], s.c_mid = q[2], s.c_out = q[3], s.kernel = q[4], s.stride = q[5], s.padding = q[6];
-    s.group_width = q[7], s.se_width = q[8], s.has_projection = q[9] != 0, s.has_winograd = q[13] != 0;
+    s.group_width = q[7], s.se_width = q[8], s.has_projection = q[9] != 0, s.has_winograd = q[13] != 0, s.has_pairs = q[14] != 0;
     if (q[10] > 2) fail(where + "unknown activation " + std::to_string(q[10]));
     s.activation = static_cast<Activation>(q[10]);
     if (s.c_in < 1) fail(where + "no input channels");
@@ -92,6 +92,11 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
         s.se_b2 = f.section(s.c_mid);
       }
       s.c_bias = f.section(s.c_out);
+      if (s.has_pairs) {
+        if (q[14] != 1 || type != Type::f32) fail(where + "pairs of another type than float32");
+        s.a_pairs = f.section(s.c_mid + 1);
+        s.c_pairs = f.section(s.c_out + 1);
+      }
     } else {
       if (type == Type::bf16 && s.c_in % 2 != 0) fail(where + "bfloat16 needs an even channel count");
       if (s.c_out > 0) {

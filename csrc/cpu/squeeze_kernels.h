@@ -1,11 +1,4 @@
 // Squeeze-and-excite, pooling, scaling. Included by kernels.cpp alone.
-REGNET_INLINE float horizontal_sum(vf v) {
-  float lanes[VL], sum = 0;
-  store(lanes, v);
-  for (int i = 0; i < VL; i++) sum += lanes[i];
-  return sum;
-}
-
 // pooled = sums over slots / count, then rows [squeeze0, squeeze1) of relu(w1 pooled + b1), for all images: each row of
 // w1 is read once for all of them.
 void se_reduce_fc1(const SqueezeExcite& s, int squeeze0, int squeeze1, float* pooled) {

@@ -75,6 +75,39 @@ REGNET_INLINE vf join_halves(vf a, vf) { return a; }
 REGNET_INLINE vf add_halves(vf v) { return v; }
 #endif
 
+REGNET_INLINE float horizontal_sum(vf v) {
+  float lanes[VL], sum = 0;
+  store(lanes, v);
+  for (int i = 0; i < VL; i++) sum += lanes[i];
+  return sum;
+}
+
+// The same by halves, in log2(VL) additions.
+REGNET_INLINE float fold_sum(vf v) {
+#if VL == 16
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3);
+#elif VL == 8
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 2, 3, 2, 3, 2, 3, 2, 3);
+#else
+  v += __builtin_shufflevector(v, v, 2, 3, 2, 3);
+#endif
+  return v[0] + v[1];
+}
+
+// All bits of the odd lanes.
+REGNET_INLINE vu odd_lanes() {
+#if VL == 4
+  return vu{0, ~0u, 0, ~0u};
+#elif VL == 8
+  return vu{0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u};
+#else
+  return vu{0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u};
+#endif
+}
+
 REGNET_INLINE vf select(vi mask, vf a, vf b) { return (vf)((vi)((vu)a & (vu)mask) | (vi)((vu)b & ~(vu)mask)); }
 REGNET_INLINE vf relu(vf v) { return vf{} > v ? vf{} : v; }  // one max instruction; NaN stays NaN, as torch's
 

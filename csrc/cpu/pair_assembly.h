@@ -1,0 +1,222 @@
+// The loops of pair_kernels.h for AVX-512 in assembly: g++ 12 has no register left, spills five sums around each step and takes the additions
+// and multiply-adds in an order of its own (one core, 10 pixels by 2 panels: 335 GFLOP/s, in assembly 355). Macros of the assembler
+// in place of strings for each tile. Included by pair_kernels.h alone.
+//
+// rsi: pixel 0, rdi: pixel 5, rax: bytes from pixel to pixel, rbx: 3 rax; rcx: full panels, rdx: bytes from panel to panel, r8: half panel;
+// r9: runs; r10: a counter; r11: weights to fetch ahead, r12: bytes to go on by in two steps, r14: bytes to the next panel; r13: the sums.
+// P pixels by V vectors of outputs, the last one of half a panel where H is 1; D: see pair_step. zmm0 ..: the sums, P * V; from Z on the weights of
+// channels k, k + D and k + 2 D, V of each; x1, x2, x3, and two temporaries.
+asm(R"(
+.altmacro
+
+.macro regnet_fetch p, offset, z
+  .if \p == 0
+    vbroadcastss \offset(%rsi), %zmm\z
+  .elseif \p == 1
+    vbroadcastss \offset(%rsi,%rax), %zmm\z
+  .elseif \p == 2
+    vbroadcastss \offset(%rsi,%rax,2), %zmm\z
+  .elseif \p == 3
+    vbroadcastss \offset(%rsi,%rbx), %zmm\z
+  .elseif \p == 4
+    vbroadcastss \offset(%rsi,%rax,4), %zmm\z
+  .elseif \p == 5
+    vbroadcastss \offset(%rdi), %zmm\z
+  .elseif \p == 6
+    vbroadcastss \offset(%rdi,%rax), %zmm\z
+  .elseif \p == 7
+    vbroadcastss \offset(%rdi,%rax,2), %zmm\z
+  .elseif \p == 8
+    vbroadcastss \offset(%rdi,%rbx), %zmm\z
+  .else
+    vbroadcastss \offset(%rdi,%rax,4), %zmm\z
+  .endif
+.endm
+
+.macro regnet_weights v, V, H, row, z
+  .if \H == 1 && \v == \V - 1
+    vmovups 32*(\row)(%r8), %ymm\z
+  .elseif \v == 0
+    vmovups 64*(\row)(%rcx), %zmm\z
+  .elseif \v == 1
+    vmovups 64*(\row)(%rcx,%rdx), %zmm\z
+  .else
+    vmovups 64*(\row)(%rcx,%rdx,2), %zmm\z
+  .endif
+.endm
+
+.macro regnet_fma a, b, sum
+  vfmadd231ps %zmm\a, %zmm\b, %zmm\sum
+.endm
+
+.macro regnet_plus x1, x2, w1, w2, t1, t2
+  vaddps %zmm\w2, %zmm\x1, %zmm\t1
+  vaddps %zmm\w1, %zmm\x2, %zmm\t2
+.endm
+
+.macro regnet_minus x1, x2, w1, w2, t1, t2
+  vsubps %zmm\w2, %zmm\x1, %zmm\t1
+  vsubps %zmm\x2, %zmm\w1, %zmm\t2
+.endm
+
+.macro regnet_pair_step P, V, H, D, Z, minus
+  .set regnet_v, 0
+  .rept \V
+    regnet_weights %regnet_v, \V, \H, %\minus, %(\Z+regnet_v)
+    regnet_weights %regnet_v, \V, \H, %(\minus+\D), %(\Z+\V+regnet_v)
+    regnet_weights %regnet_v, \V, \H, %(\minus+2*\D), %(\Z+2*\V+regnet_v)
+    .set regnet_v, regnet_v+1
+  .endr
+  .set regnet_p, 0
+  .rept \P
+    regnet_fetch %regnet_p, %(4*\minus), %(\Z+3*\V)
+    regnet_fetch %regnet_p, %(4*\minus+4*\D), %(\Z+3*\V+1)
+    regnet_fetch %regnet_p, %(4*\minus+8*\D), %(\Z+3*\V+2)
+    .set regnet_v, 0
+    .rept \V
+      .if \minus
+        regnet_minus %(\Z+3*\V), %(\Z+3*\V+1), %(\Z+regnet_v), %(\Z+\V+regnet_v), %(\Z+3*\V+3), %(\Z+3*\V+4)
+      .else
+        regnet_plus %(\Z+3*\V), %(\Z+3*\V+1), %(\Z+regnet_v), %(\Z+\V+regnet_v), %(\Z+3*\V+3), %(\Z+3*\V+4)
+      .endif
+      regnet_fma %(\Z+3*\V+2), %(\Z+2*\V+regnet_v), %(regnet_p*\V+regnet_v)
+      regnet_fma %(\Z+3*\V+3), %(\Z+3*\V+4), %(regnet_p*\V+regnet_v)
+      .set regnet_v, regnet_v+1
+    .endr
+    .set regnet_p, regnet_p+1
+  .endr
+.endm
+
+.macro regnet_zero z
+  vpxord %zmm\z, %zmm\z, %zmm\z
+.endm
+
+.macro regnet_load offset, z
+  vmovups \offset(%r13), %zmm\z
+.endm
+
+.macro regnet_store offset, z
+  vmovups %zmm\z, \offset(%r13)
+.endm
+
+.macro regnet_add offset, z
+  vaddps \offset(%r13), %zmm\z, %zmm\z
+.endm
+
+.macro regnet_pairs P, V, H, D, Z, mode
+  .set regnet_i, 0
+  .rept \P*\V
+    .if \mode == 2
+      regnet_load %(64*regnet_i), %regnet_i
+    .else
+      regnet_zero %regnet_i
+    .endif
+    .set regnet_i, regnet_i+1
+  .endr
+1:
+  mov $\D/2, %r10
+2:
+  regnet_pair_step \P, \V, \H, \D, \Z, 0
+  prefetcht1 (%r11)
+  prefetcht1 (%r11,%r14)
+  regnet_pair_step \P, \V, \H, \D, \Z, 1
+  prefetcht1 64(%r11)
+  prefetcht1 64(%r11,%r14)
+  add %r12, %r11
+  add $8, %rsi
+  add $8, %rdi
+  add $128, %rcx
+  .if \H
+    add $64, %r8
+  .endif
+  dec %r10
+  jnz 2b
+  add $8*\D, %rsi
+  add $8*\D, %rdi
+  add $128*\D, %rcx
+  .if \H
+    add $64*\D, %r8
+  .endif
+  dec %r9
+  jnz 1b
+  .set regnet_i, 0
+  .rept \P*\V
+    .if \mode == 1
+      regnet_add %(64*regnet_i), %regnet_i
+    .endif
+    regnet_store %(64*regnet_i), %regnet_i
+    .set regnet_i, regnet_i+1
+  .endr
+.endm
+
+.macro regnet_plain P, V, H, Z
+  .set regnet_i, 0
+  .rept \P*\V
+    regnet_load %(64*regnet_i), %regnet_i
+    .set regnet_i, regnet_i+1
+  .endr
+1:
+  .set regnet_v, 0
+  .rept \V
+    regnet_weights %regnet_v, \V, \H, 0, %(\Z+regnet_v)
+    .set regnet_v, regnet_v+1
+  .endr
+  .set regnet_p, 0
+  .rept \P
+    regnet_fetch %regnet_p, 0, %(\Z+\V)
+    .set regnet_v, 0
+    .rept \V
+      regnet_fma %(\Z+\V), %(\Z+regnet_v), %(regnet_p*\V+regnet_v)
+      .set regnet_v, regnet_v+1
+    .endr
+    .set regnet_p, regnet_p+1
+  .endr
+  add $4, %rsi
+  add $4, %rdi
+  add $64, %rcx
+  .if \H
+    add $32, %r8
+  .endif
+  dec %r9
+  jnz 1b
+  .set regnet_i, 0
+  .rept \P*\V
+    regnet_store %(64*regnet_i), %regnet_i
+    .set regnet_i, regnet_i+1
+  .endr
+.endm
+
+.noaltmacro
+)");
+
+#define REGNET_VECTORS                                                                                                             \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", \
+      "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",     \
+      "xmm30", "xmm31"
+
+// `runs` runs, at least one, of 3 D channels. x: pixel 0. Moves x, the weights and `ahead` on.
+template <int D, PairMode mode, int P, int F, int H>
+REGNET_INLINE void pair_runs_assembly(float* sums, const uint32_t*& x, const uint32_t*& w, const uint32_t*& wh, const PairTiles& t, int64_t runs, const char*& ahead) {
+  constexpr int V = vectors(F, H), kFirstWeights = V == 3 ? 18 : 20;
+  static_assert(P * V <= kFirstWeights && kFirstWeights + 3 * V + 5 <= 32 && V >= 2 && P <= 10);
+  const char* x5 = (const char*)x + 5 * t.stride;
+  register const char* to_fetch asm("r11") = ahead;
+  register int64_t fetch_step asm("r12") = t.ahead_step;
+  register int64_t fetch_panel asm("r14") = t.ahead_panel;
+  register float* out asm("r13") = sums;
+  register const uint32_t* half asm("r8") = wh;
+  register int64_t left asm("r9") = runs;
+  if constexpr (mode == kPairPlain) {
+    asm volatile(".altmacro\n\tregnet_plain %c[p], %c[v], %c[h], %c[z]\n\t.noaltmacro"
+                 : "+S"(x), "+D"(x5), "+c"(w), "+r"(half), "+r"(left)
+                 : "a"(t.stride), "b"(3 * t.stride), "d"(t.panel_words * 4), "r"(out), [p] "i"(P), [v] "i"(V), [h] "i"(H), [z] "i"(kFirstWeights)
+                 : "memory", "cc", REGNET_VECTORS);
+    return;
+  }
+  asm volatile(".altmacro\n\tregnet_pairs %c[p], %c[v], %c[h], %c[d], %c[z], %c[mode]\n\t.noaltmacro"
+               : "+S"(x), "+D"(x5), "+c"(w), "+r"(half), "+r"(left), "+r"(to_fetch)
+               : "a"(t.stride), "b"(3 * t.stride), "d"(t.panel_words * 4), "r"(fetch_step), "r"(fetch_panel), "r"(out), [p] "i"(P), [v] "i"(V),
+                 [h] "i"(H), [d] "i"(D), [z] "i"(kFirstWeights), [mode] "i"(mode)
+               : "memory", "cc", "r10", REGNET_VECTORS);
+  wh = half, ahead = to_fetch;
+}

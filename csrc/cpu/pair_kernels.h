@@ -1,0 +1,342 @@
+// Dense 1x1's with fewer multiply-adds than x . w has terms: Winograd's inner product ("A New Algorithm for Inner Product", 1968). Of two
+// channels
+//   x1 w1 + x2 w2 = (x1 + w2)(x2 + w1) - x1 x2 - w1 w2,
+// where the sum of x1 x2 is one number for each pixel and that of w1 w2 one for each output channel. One multiply-add and two additions
+// for two multiply-adds: worthless where additions take the multiplier's turns, but AMD's cores since Zen have adders beside their two
+// multipliers, which a convolution leaves idle. Two pairs so and two channels plainly, six products for four multiply-adds and four
+// additions, keep all four busy: 1.5 times the machine's multiply-add peak at best. (Zen 5, one core, 256 GFLOP/s of plain
+// multiply-adds: 340.)
+//
+// Accuracy. (x1 - w2)(w1 - x2) = x1 w1 + x2 w2 - x1 x2 - w1 w2 serves as well; taken by turns with the other, the sums of products
+// that must cancel stay small. So they do where x is about as large as w: each pixel is scaled by a power of 4, and chains of additions are
+// short. The error is about 1.5 times that of plain sums in such chains, as large as that of a plain chain of 512.
+// Included by kernels.cpp alone.
+
+// The order of the reduction: runs of 48 channels, of which j and j + 16 are a pair and j + 32 goes plainly, j < 16; of the last ones one
+// run of 24 alike, with 8 for 16; then the rest plainly. Pairs of even j have plus signs. regnet_kernels/pairs.py has the same.
+constexpr int64_t kPairRun = 48, kPairTail = 24;
+constexpr int64_t kPairChain = 7;  // runs in a chain of additions
+
+constexpr int pair_pixels(int full, int half) {
+  const int v = vectors(full, half);
+  return VL == 16 ? (v == 3 ? 6 : v == 2 ? 10 : 12) : v == 1 ? 8 : v == 2 ? 4 : 2;
+}
+
+// How many of the panels that are left go together: two vectors of outputs, three of an odd number.
+REGNET_INLINE void next_pair_set(int& full, int& half) {
+#if VL == 16
+  const int units = full + half, here = units == 3 ? 3 : units < 2 ? units : 2;
+  if (here < units) full = here, half = 0;
+#else
+  next_set(full, half);
+#endif
+}
+
+// A run of tiles, and the part of the reduction that one chain of additions covers.
+struct PairTiles : DenseTiles {
+  bool begins, ends;          // is it the first part, the last?
+  int64_t runs, tail, plain;  // runs of 48, at least one, and in the last part of 24, and channels
+  int64_t stride;             // bytes from pixel to pixel
+  float* sums;                // of the parts so far, tile by tile
+  int64_t ahead_panel;        // bytes between the panels that come next
+  const float* crossed;       // of each pixel the sum of its x1 x2
+  const float* scale;         // of each pixel, what its sums are multiplied by
+  const float* bias;
+};
+
+// What becomes of the sums of some runs: they are stored, or added to those that are there; or these go on, with runs or
+// with single channels.
+enum PairMode { kPairBegins, kPairAdds, kPairGoesOn, kPairPlain };
+#if VL == 16 && defined(__AVX512F__)
+#include "pair_assembly.h"
+constexpr bool kPairAssembly = true;
+#else
+constexpr bool kPairAssembly = false;
+template <int D, PairMode, int P, int F, int H>  // never called
+void pair_runs_assembly(float*, const uint32_t*&, const uint32_t*&, const uint32_t*&, const PairTiles&, int64_t, const char*&) {}
+#endif
+
+template <int F, int H>
+REGNET_INLINE vu pair_weights(const uint32_t* w, const uint32_t* wh, int64_t panel_words, int v, int64_t row) {
+  if (v < F * kVectorsPerPanel) return load_words(w + v / kVectorsPerPanel * panel_words + row * kPanel + v % kVectorsPerPanel * VL);
+  return load_half(wh + row * 8, v - F * kVectorsPerPanel);
+}
+
+// Channels k and k + D as a pair, k + 2 D plainly.
+template <int D, bool Plus, int P, int F, int H>
+REGNET_INLINE void pair_step(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t k, const uint32_t* w,
+                             const uint32_t* wh, int64_t panel_words) {
+  constexpr int V = vectors(F, H);
+  vf w1[V], w2[V], w3[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; v++) {
+    w1[v] = (vf)pair_weights<F, H>(w, wh, panel_words, v, 0), w2[v] = (vf)pair_weights<F, H>(w, wh, panel_words, v, D);
+    w3[v] = (vf)pair_weights<F, H>(w, wh, panel_words, v, 2 * D);
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    const vf x1 = DotF32::fetch(xp[p] + k), x2 = DotF32::fetch(xp[p] + k + D), x3 = DotF32::fetch(xp[p] + k + 2 * D);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      dot_in_place<DotF32>(acc[p][v], Plus ? x1 + w2[v] : x1 - w2[v], (vu)(Plus ? x2 + w1[v] : w1[v] - x2));
+      dot_in_place<DotF32>(acc[p][v], x3, (vu)w3[v]);
+    }
+  }
+}
+
+template <int D, int P, int F, int H>
+REGNET_INLINE void pair_runs(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)[P], int64_t& k, const uint32_t*& w,
+                             const uint32_t*& wh, int64_t panel_words, int64_t runs, const char*& ahead, int64_t ahead_panel, int64_t ahead_step) {
+  for (; runs > 0; runs--) {
+    for (int j = 0; j < D; j += 2) {
+      pair_step<D, true, P, F, H>(acc, xp, k, w, wh, panel_words);
+      asm volatile("" ::: "memory");  // else g++ 12 loads both steps' weights at once and spills accumulators
+      pair_step<D, false, P, F, H>(acc, xp, k + 1, w + kPanel, wh + 8, panel_words);
+      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead + ahead_panel, 0, 2);
+      ahead += ahead_step;
+      asm volatile("" ::: "memory");
+      k += 2;
+      w += 2 * kPanel;
+      if constexpr (H != 0) wh += 16;
+    }
+    k += 2 * D;
+    w += 2 * D * kPanel;
+    if constexpr (H != 0) wh += 2 * D * 8;
+  }
+}
+
+// Channels that are in no run.
+template <int P, int F, int H>
+REGNET_INLINE void plain_steps(vf (&acc)[P][vectors(F, H)], const uint32_t* x, int64_t stride, int64_t steps, const uint32_t* w,
+                               const uint32_t* wh, int64_t panel_words) {
+  const uint32_t* xp[P];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) xp[p] = x + p * stride;
+  for (int64_t k = 0; k < steps; k++) {
+    step<DotF32, P, F, H>(acc, xp, k, w, wh, panel_words);
+    w += kPanel;
+    if constexpr (H != 0) wh += 8;
+    asm volatile("" ::: "memory");
+  }
+}
+
+template <int P, int F, int H>
+__attribute__((noinline)) void run_pairs(const PairTiles& t) {
+  constexpr int V = vectors(F, H);
+  const char* ahead = t.ahead;
+  float* sums = t.sums;
+  for (int64_t first = 0; first < t.pixels; first += P, sums += P * V * VL) {
+    const uint32_t *w = t.w, *wh = t.wh, *x = t.x + t.x_offset[first];
+    vf acc[P][V];
+    if constexpr (kPairAssembly && V >= 2) {
+      if (t.begins) pair_runs_assembly<kPairRun / 3, kPairBegins, P, F, H>(sums, x, w, wh, t, t.runs, ahead);
+      else pair_runs_assembly<kPairRun / 3, kPairAdds, P, F, H>(sums, x, w, wh, t, t.runs, ahead);
+      if (t.tail) pair_runs_assembly<kPairTail / 3, kPairGoesOn, P, F, H>(sums, x, w, wh, t, 1, ahead);
+      if (t.plain) pair_runs_assembly<1, kPairPlain, P, F, H>(sums, x, w, wh, t, t.plain, ahead);
+      if (!t.ends) continue;
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; v++) acc[p][v] = load(sums + (p * V + v) * VL);
+    } else {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; v++) acc[p][v] = vf{};
+      const uint32_t* xp[P];
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) xp[p] = x + p * (t.stride / 4);
+      int64_t k = 0;
+      pair_runs<kPairRun / 3, P, F, H>(acc, xp, k, w, wh, t.panel_words, t.runs, ahead, t.ahead_panel, t.ahead_step);
+      if (t.tail) pair_runs<kPairTail / 3, P, F, H>(acc, xp, k, w, wh, t.panel_words, 1, ahead, t.ahead_panel, t.ahead_step);
+      if (!t.begins) {
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+          for (int v = 0; v < V; v++) acc[p][v] += load(sums + (p * V + v) * VL);
+      }
+      if (!t.ends) {
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 16
+          for (int v = 0; v < V; v++) store(sums + (p * V + v) * VL, acc[p][v]);
+        continue;
+      }
+      x += k;
+      if (t.plain) plain_steps<P, F, H>(acc, x, t.stride / 4, t.plain, w, wh, t.panel_words);
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) {
+      const vf crossed = broadcast(t.crossed[first + p]), scale = broadcast(t.scale[first + p]);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++)
+        acc[p][v] = (acc[p][v] - load_vector<F, H>(t.start, v) - crossed) * scale + load_vector<F, H>(t.bias, v);
+    }
+    finish_as<float, P, F, H>(acc, t, first);
+  }
+}
+
+template <int P, int F, int H>
+REGNET_INLINE void dispatch_pairs(const PairTiles& t, int pixels_here) {
+  if constexpr (P > 1) {
+    if (pixels_here < P) return dispatch_pairs<P - 1, F, H>(t, pixels_here);
+  }
+  run_pairs<P, F, H>(t);
+}
+
+// The task's pixels as they are multiplied: scaled, with their gates, both sources side by side, one pixel behind the other.
+struct PairPixels {
+  float crossed[kMaxTaskPixels], scale[kMaxTaskPixels];
+};
+
+// All pixels of the task against a set of panels. ahead_panel: bytes between the panels that come next.
+template <int F, int H>
+void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairPixels& pairs, int64_t ahead_panel) {
+  constexpr int P = pair_pixels(F, H), kLanes = F * 16 + H * 8, kSums = vectors(F, H) * VL;
+  const Conv& c = *s.conv;
+  const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
+  const bool partial = s.lanes < kLanes;
+  const int lanes = partial ? s.lanes : kLanes;
+  float bias[kLanes] = {}, products[kLanes] = {};
+  if (c.bias) __builtin_memcpy(bias, c.bias + s.channel, lanes * 4);
+  __builtin_memcpy(products, c.pairs + s.channel, lanes * 4);
+  const int64_t total = (int64_t)c.steps + c.steps2, runs = total / kPairRun, parts = (runs + kPairChain - 1) / kPairChain;
+  alignas(64) float sums[kMaxTaskPixels * kSums];
+  float aside[kMaxTaskPixels * kLanes];  // touched only where lanes are missing
+  int64_t aside_offset[kMaxTaskPixels];
+  if (partial)
+    for (int i = 0; i < px.count; i++) aside_offset[i] = i * kLanes;
+
+  PairTiles t;
+  t.panel_words = total * kPanel;
+  t.start = products, t.bias = bias;
+  t.stride = total * 4;
+  for (int64_t part = 0, run = 0; part < parts; part++) {
+    const int64_t end = runs * (part + 1) / parts, at = run * kPairRun, rest = total - runs * kPairRun;
+    set_block<DotF32, F>(t, s, {0, 1, at, 0, 0, 0, at}, partial, kLanes);
+    t.begins = part == 0, t.ends = part + 1 == parts;
+    t.runs = end - run, t.tail = t.ends && rest >= kPairTail, t.plain = t.ends ? rest - t.tail * kPairTail : 0;
+    run = end;
+    if (partial) t.y = aside;
+    // Of the weights that come next a part as long as this one is fetched meanwhile.
+    const int64_t iterations = t.runs * (kPairRun / 6) + t.tail * (kPairTail / 6), step = (t.runs * kPairRun * 64 + iterations * tiles - 1) / (iterations * tiles);
+    t.ahead = t.ends ? s.next : (const char*)(s.w + end * kPairRun * kPanel);
+    t.ahead_panel = t.ends ? ahead_panel : total * kPanel * 4;
+    t.ahead_step = step < 128 ? step : 128;
+    for (int i = 0, here = base + 1; here >= base; here--) {  // `extra` tiles of one more pixel, then the others
+      t.pixels = (here > base ? extra : tiles - extra) * here;
+      t.x_offset = px.x_offset + i;
+      t.y_offset = (partial ? aside_offset : px.y_offset) + i;
+      t.sums = sums + i * kSums;
+      t.crossed = pairs.crossed + i, t.scale = pairs.scale + i;
+      if (t.pixels) dispatch_pairs<P, F, H>(t, here);
+      t.ahead += t.pixels / here * iterations * t.ahead_step;
+      i += (int)t.pixels;
+    }
+  }
+  if (partial)
+    for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.y_offset[i]);
+}
+
+REGNET_INLINE void dispatch_pair_panels(int full, int half, const PanelSet& s, const TaskPixels& px, const PairPixels& pairs, int64_t ahead_panel) {
+  switch (full * 2 + half) {
+    case 1: return run_pair_panels<0, 1>(s, px, pairs, ahead_panel);
+    case 2: return run_pair_panels<1, 0>(s, px, pairs, ahead_panel);
+    case 3: return run_pair_panels<1, 1>(s, px, pairs, ahead_panel);
+#if VL == 16
+    case 4: return run_pair_panels<2, 0>(s, px, pairs, ahead_panel);
+    case 5: return run_pair_panels<2, 1>(s, px, pairs, ahead_panel);
+    case 6: return run_pair_panels<3, 0>(s, px, pairs, ahead_panel);
+#endif
+    default: __builtin_trap();
+  }
+}
+
+// `count` channels times scale (and gate, or null) -> out; returns the sums of squares.
+REGNET_INLINE vf scale_pixel(const float* in, const float* gate, float scale, int64_t count, float* out) {
+  const vf by = broadcast(scale);
+  vf squares{};
+  int64_t k = 0;
+  for (; k + VL <= count; k += VL) {
+    vf v = load(in + k) * by;
+    if (gate) v *= load(gate + k);
+    store(out + k, v);
+    squares += v * v;
+  }
+#if VL == 16
+  if (k + 8 <= count) {
+    vf v = load_lanes<8>(in + k) * by;
+    if (gate) v *= load_lanes<8>(gate + k);
+    store_lanes<8>(out + k, v);
+    squares += v * v;
+    k += 8;
+  }
+#endif
+  if (k < count) {
+    float rest[VL] = {};
+    for (int64_t i = k; i < count; i++) rest[i - k] = gate ? in[i] * scale * gate[i] : in[i] * scale;
+    const vf v = load(rest);
+    __builtin_memcpy(out + k, rest, (count - k) * 4);
+    squares += v * v;
+  }
+  return squares;
+}
+
+// The sum of x1 x2, with its signs, over a pixel's pairs.
+REGNET_INLINE float crossed_sum(const float* x, int64_t total) {
+  const vf signs = (vf)((vu)broadcast(1.0f) ^ (odd_lanes() << 31));
+  vf sum{};
+  int64_t k = 0;
+  for (; k + kPairRun <= total; k += kPairRun)
+#pragma GCC unroll 4
+    for (int i = 0; i < kPairRun / 3; i += VL) sum += load(x + k + i) * load(x + k + kPairRun / 3 + i);
+  if (k + kPairTail <= total) {
+    constexpr int kHere = VL < 8 ? VL : 8;
+#pragma GCC unroll 4
+    for (int i = 0; i < kPairTail / 3; i += kHere) sum += load_lanes<kHere>(x + k + i) * load_lanes<kHere>(x + k + kPairTail / 3 + i);
+  }
+  return fold_sum(sum * signs);
+}
+
+REGNET_INLINE float power_of_4(int exponent) {
+  const uint32_t bits = (uint32_t)(127 + 2 * exponent) << 23;
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+
+// The power of 4 by which a pixel that has `exponent` so far should be scaled, where its sum of squares is `squares` now.
+REGNET_INLINE int fitting_exponent(float wanted, float squares, int exponent) {
+  constexpr int kMost = 24;
+  if (!(squares > 0 && squares < __builtin_inff())) return squares > 0 && exponent > -kMost ? -kMost : exponent;  // too large, zero or NaN
+  const float ratio = wanted / squares;
+  uint32_t bits;
+  __builtin_memcpy(&bits, &ratio, 4);
+  const int log2 = (int)(bits >> 23) - 127, fitting = exponent + ((log2 + 2) >> 2);
+  return fitting < -kMost ? -kMost : fitting > kMost ? kMost : fitting;
+}
+
+// The task's pixels -> out. Each is scaled by a power of 4 that brings it near to the weights, c.pairs[group_out] in the root of the mean
+// square: by what fitted the pixel before, and once more if another one fits better, so that it does not matter which that was.
+__attribute__((noinline)) void prepare_pairs(const Conv& c, TaskPixels& px, int64_t n, int64_t left, float* out, PairPixels& pairs) {
+  const int64_t area = (int64_t)c.out_h * c.out_w, total = (int64_t)c.steps + c.steps2;
+  const float wanted = c.pairs[c.group_out] * c.pairs[c.group_out] * (float)total;
+  int exponent = 0;
+  for (int i = 0; i < px.count; i++, out += total) {
+    const float* const gate = c.gate ? c.gate + n * c.gate_image : nullptr;
+    float squares = 0;
+    for (int tries = 0; tries < 4; tries++) {
+      const float scale = power_of_4(exponent);
+      vf sum = scale_pixel((const float*)(c.x + px.x_offset[i]), gate, scale, c.steps, out);
+      if (c.steps2) sum += scale_pixel((const float*)(c.x2 + px.x2_offset[i]), nullptr, scale, c.steps2, out + c.steps);
+      squares = fold_sum(sum);
+      if (const int fitting = fitting_exponent(wanted, squares, exponent); fitting != exponent) exponent = fitting;
+      else break;
+    }
+    pairs.crossed[i] = crossed_sum(out, total);
+    pairs.scale[i] = squares == 0 ? 0 : power_of_4(-exponent);  // nothing but the bias
+    px.x_offset[i] = (int64_t)i * total;
+    if (--left == 0) left = area, n++;
+  }
+}
