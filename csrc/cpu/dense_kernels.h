@@ -234,7 +234,7 @@ __attribute__((noinline)) void scale_input(const Conv& c, TaskPixels& px, int64_
   }
 }
 
-#if VL >= 8
+#if VL == 16
 #include "pair_kernels.h"
 #endif
 
@@ -246,11 +246,12 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
   const int panels = c.panels_per_group();
   const uint32_t *x = c.x, *w = c.w + (int64_t)task.panel0 * kPanel * total;
-#if VL >= 8
+#if VL == 16
   const bool by_pairs = !kIsBf16<Dot> && c.pairs && px.count;
-  PairPixels pairs;
+  const PairPixels pairs(scratch, px.count, total);
   if (by_pairs) {
-    prepare_pairs(c, px, task.pixel0 / area, area - task.pixel0 % area, (float*)scratch, pairs);
+    if (!task.prepared) prepare_pairs(c, px, task.pixel0 / area, area - task.pixel0 % area, pairs);
+    for (int i = 0; i < px.count; i++) px.x_offset[i] = i * total;
     x = scratch;
   }
 #else
@@ -276,7 +277,7 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   if (px.count == 0) return;  // whose sums are zero
   for (int panel = task.panel0; panel < task.panel1;) {
     int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
-#if VL >= 8
+#if VL == 16
     if (by_pairs) next_pair_set(full, half);
     else next_set(full, half);
 #else
@@ -288,7 +289,7 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
     t.lanes = left < width ? left : width;
     panel += full + half;
     next_weights(t, task, panel == task.panel1, total * width);
-#if VL >= 8
+#if VL == 16
     if (by_pairs) {
       dispatch_pair_panels(full, half, t, px, pairs, panel == task.panel1 && task.then ? task.then_bytes / kMaxFull : total * kPanel * 4);
       continue;

@@ -75,7 +75,7 @@ double fma_burst(Type type, int64_t iterations, float* sink) {
 
 extern const Kernels REGNET_CAT(kernels_, REGNET_ISA);
 const Kernels REGNET_CAT(kernels_, REGNET_ISA) = {
-    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, VL >= 8, conv, winograd_of_stride, winograd_bf16, se_reduce_fc1, se_fc2,
+    REGNET_STR(REGNET_ISA), VL, pixels<DotF32>(kMaxFull, 0), kMaxFull, VL == 16, conv, winograd_of_stride, winograd_bf16, se_reduce_fc1, se_fc2,
     sum_pixels, scale_pixels, store_scaled, weave_planes, widen, fma_burst,
 };
 

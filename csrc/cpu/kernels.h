@@ -102,9 +102,11 @@ constexpr int64_t run_pixels(const Conv& c) {
   return c.out_w % 7 == 0 ? 7 : c.out_w % 8 == 0 ? 8 : 1;
 }
 
+inline constexpr int kPairPanels = 2;  // that go together with pairs
+
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
 // [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel,
-// with pairs those of both sources.
+// with pairs those of both sources and two more.
 struct ConvTask {
   int64_t pixel0, pixel1;
   int panel0, panel1;
@@ -112,6 +114,7 @@ struct ConvTask {
   // Weights that the worker needs behind these, fetched into L2 with the last set of panels; null: those that follow in memory.
   const char* then = nullptr;
   int64_t then_bytes = 0;
+  bool prepared = false;     // does scratch hold these pixels from the task before, of the same convolution with pairs?
 };
 inline constexpr int kMaxTaskPixels = 400;
 

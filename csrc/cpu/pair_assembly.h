@@ -3,7 +3,7 @@
 // in place of strings for each tile. Included by pair_kernels.h alone.
 //
 // rsi: pixel 0, rdi: pixel 5, rax: bytes from pixel to pixel, rbx: 3 rax; rcx: full panels, rdx: bytes from panel to panel, r8: half panel;
-// r9: runs; r10: a counter; r11: weights to fetch ahead, r12: bytes to go on by in two steps, r14: bytes to the next panel; r13: the sums.
+// r9: runs; r15: plain channels and, from bit 32 on, short runs, 0 or 1; r10: a counter; r11: weights to fetch ahead, r12: bytes to go on by in two steps, r14: bytes to the next panel; r13: the sums.
 // P pixels by V vectors of outputs, the last one of half a panel where H is 1; D: see pair_step. zmm0 ..: the sums, P * V; from Z on the weights of
 // channels k, k + D and k + 2 D, V of each; x1, x2, x3, and two temporaries.
 asm(R"(
@@ -91,10 +91,6 @@ asm(R"(
   vpxord %zmm\z, %zmm\z, %zmm\z
 .endm
 
-.macro regnet_load offset, z
-  vmovups \offset(%r13), %zmm\z
-.endm
-
 .macro regnet_store offset, z
   vmovups %zmm\z, \offset(%r13)
 .endm
@@ -103,19 +99,7 @@ asm(R"(
   vaddps \offset(%r13), %zmm\z, %zmm\z
 .endm
 
-.macro regnet_pairs P, V, H, D, Z, mode
-  .set regnet_i, 0
-  .rept \P*\V
-    .if \mode == 2
-      regnet_load %(64*regnet_i), %regnet_i
-    .else
-      regnet_zero %regnet_i
-    .endif
-    .set regnet_i, regnet_i+1
-  .endr
-1:
-  mov $\D/2, %r10
-2:
+.macro regnet_two_steps P, V, H, D, Z
   regnet_pair_step \P, \V, \H, \D, \Z, 0
   prefetcht1 (%r11)
   prefetcht1 (%r11,%r14)
@@ -123,39 +107,19 @@ asm(R"(
   prefetcht1 64(%r11)
   prefetcht1 64(%r11,%r14)
   add %r12, %r11
-  add $8, %rsi
-  add $8, %rdi
-  add $128, %rcx
-  .if \H
-    add $64, %r8
-  .endif
-  dec %r10
-  jnz 2b
-  add $8*\D, %rsi
-  add $8*\D, %rdi
-  add $128*\D, %rcx
-  .if \H
-    add $64*\D, %r8
-  .endif
-  dec %r9
-  jnz 1b
-  .set regnet_i, 0
-  .rept \P*\V
-    .if \mode == 1
-      regnet_add %(64*regnet_i), %regnet_i
-    .endif
-    regnet_store %(64*regnet_i), %regnet_i
-    .set regnet_i, regnet_i+1
-  .endr
+  regnet_go_on 2, \H
 .endm
 
-.macro regnet_plain P, V, H, Z
-  .set regnet_i, 0
-  .rept \P*\V
-    regnet_load %(64*regnet_i), %regnet_i
-    .set regnet_i, regnet_i+1
-  .endr
-1:
+.macro regnet_go_on steps, H
+  add $4*\steps, %rsi
+  add $4*\steps, %rdi
+  add $64*\steps, %rcx
+  .if \H
+    add $32*\steps, %r8
+  .endif
+.endm
+
+.macro regnet_plain_step P, V, H, Z
   .set regnet_v, 0
   .rept \V
     regnet_weights %regnet_v, \V, \H, 0, %(\Z+regnet_v)
@@ -171,16 +135,45 @@ asm(R"(
     .endr
     .set regnet_p, regnet_p+1
   .endr
-  add $4, %rsi
-  add $4, %rdi
-  add $64, %rcx
-  .if \H
-    add $32, %r8
-  .endif
-  dec %r9
-  jnz 1b
+  regnet_go_on 1, \H
+.endm
+
+.macro regnet_pairs P, V, H, Z, adds
   .set regnet_i, 0
   .rept \P*\V
+    regnet_zero %regnet_i
+    .set regnet_i, regnet_i+1
+  .endr
+1:
+  mov $8, %r10
+2:
+  regnet_two_steps \P, \V, \H, 16, \Z
+  dec %r10
+  jnz 2b
+  regnet_go_on 32, \H
+  dec %r9
+  jnz 1b
+  bt $32, %r15
+  jnc 4f
+  mov $4, %r10
+3:
+  regnet_two_steps \P, \V, \H, 8, \Z
+  dec %r10
+  jnz 3b
+  regnet_go_on 16, \H
+4:
+  test %r15d, %r15d
+  jz 6f
+5:
+  regnet_plain_step \P, \V, \H, \Z
+  dec %r15d
+  jnz 5b
+6:
+  .set regnet_i, 0
+  .rept \P*\V
+    .if \adds
+      regnet_add %(64*regnet_i), %regnet_i
+    .endif
     regnet_store %(64*regnet_i), %regnet_i
     .set regnet_i, regnet_i+1
   .endr
@@ -194,29 +187,27 @@ asm(R"(
       "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",     \
       "xmm30", "xmm31"
 
-// `runs` runs, at least one, of 3 D channels. x: pixel 0. Moves x, the weights and `ahead` on.
-template <int D, PairMode mode, int P, int F, int H>
-REGNET_INLINE void pair_runs_assembly(float* sums, const uint32_t*& x, const uint32_t*& w, const uint32_t*& wh, const PairTiles& t, int64_t runs, const char*& ahead) {
+// The sums of a tile, t.runs runs and so on from x, pixel 0, on -> t.sums, where `adds` to what is there. Moves `ahead` on.
+template <bool adds, int P, int F, int H>
+REGNET_INLINE void pairs_assembly(const PairTiles& t, const uint32_t* x, float* sums, const char*& ahead) {
   constexpr int V = vectors(F, H), kFirstWeights = V == 3 ? 18 : 20;
   static_assert(P * V <= kFirstWeights && kFirstWeights + 3 * V + 5 <= 32 && V >= 2 && P <= 10);
+  static_assert(kPairRun == 48 && kPairTail == 24);
   const char* x5 = (const char*)x + 5 * t.stride;
+  const uint32_t* w = t.w;
   register const char* to_fetch asm("r11") = ahead;
   register int64_t fetch_step asm("r12") = t.ahead_step;
   register int64_t fetch_panel asm("r14") = t.ahead_panel;
   register float* out asm("r13") = sums;
-  register const uint32_t* half asm("r8") = wh;
-  register int64_t left asm("r9") = runs;
-  if constexpr (mode == kPairPlain) {
-    asm volatile(".altmacro\n\tregnet_plain %c[p], %c[v], %c[h], %c[z]\n\t.noaltmacro"
-                 : "+S"(x), "+D"(x5), "+c"(w), "+r"(half), "+r"(left)
-                 : "a"(t.stride), "b"(3 * t.stride), "d"(t.panel_words * 4), "r"(out), [p] "i"(P), [v] "i"(V), [h] "i"(H), [z] "i"(kFirstWeights)
-                 : "memory", "cc", REGNET_VECTORS);
-    return;
-  }
-  asm volatile(".altmacro\n\tregnet_pairs %c[p], %c[v], %c[h], %c[d], %c[z], %c[mode]\n\t.noaltmacro"
-               : "+S"(x), "+D"(x5), "+c"(w), "+r"(half), "+r"(left), "+r"(to_fetch)
+  register const uint32_t* half asm("r8") = t.wh;
+  register int64_t runs asm("r9") = t.runs;
+  register int64_t rest asm("r15") = t.tail << 32 | t.plain;
+  asm volatile(".altmacro\n\tregnet_pairs %c[p], %c[v], %c[h], %c[z], %c[adds]\n\t.noaltmacro"
+               : "+S"(x), "+D"(x5), "+c"(w), "+r"(half), "+r"(runs), "+r"(rest), "+r"(to_fetch)
                : "a"(t.stride), "b"(3 * t.stride), "d"(t.panel_words * 4), "r"(fetch_step), "r"(fetch_panel), "r"(out), [p] "i"(P), [v] "i"(V),
-                 [h] "i"(H), [d] "i"(D), [z] "i"(kFirstWeights), [mode] "i"(mode)
-               : "memory", "cc", "r10", REGNET_VECTORS);
-  wh = half, ahead = to_fetch;
+                 [h] "i"(H), [z] "i"(kFirstWeights), [adds] "i"(adds ? 1 : 0)
+               : "memory", "cc", "r10", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+                 "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",
+                 "xmm27", "xmm28", "xmm29", "xmm30", "xmm31");
+  ahead = to_fetch;
 }

@@ -19,17 +19,13 @@ constexpr int64_t kPairChain = 7;  // runs in a chain of additions
 
 constexpr int pair_pixels(int full, int half) {
   const int v = vectors(full, half);
-  return VL == 16 ? (v == 3 ? 6 : v == 2 ? 10 : 12) : v == 1 ? 8 : v == 2 ? 4 : 2;
+  return v == 3 ? 6 : v == 2 ? 10 : 12;
 }
 
 // How many of the panels that are left go together: two vectors of outputs, three of an odd number.
 REGNET_INLINE void next_pair_set(int& full, int& half) {
-#if VL == 16
   const int units = full + half, here = units == 3 ? 3 : units < 2 ? units : 2;
   if (here < units) full = here, half = 0;
-#else
-  next_set(full, half);
-#endif
 }
 
 // A run of tiles, and the part of the reduction that one chain of additions covers.
@@ -44,16 +40,13 @@ struct PairTiles : DenseTiles {
   const float* bias;
 };
 
-// What becomes of the sums of some runs: they are stored, or added to those that are there; or these go on, with runs or
-// with single channels.
-enum PairMode { kPairBegins, kPairAdds, kPairGoesOn, kPairPlain };
-#if VL == 16 && defined(__AVX512F__)
+#if defined(__AVX512F__)
 #include "pair_assembly.h"
 constexpr bool kPairAssembly = true;
 #else
 constexpr bool kPairAssembly = false;
-template <int D, PairMode, int P, int F, int H>  // never called
-void pair_runs_assembly(float*, const uint32_t*&, const uint32_t*&, const uint32_t*&, const PairTiles&, int64_t, const char*&) {}
+template <bool adds, int P, int F, int H>  // never called
+void pairs_assembly(const PairTiles&, const uint32_t*, float*, const char*&) {}
 #endif
 
 template <int F, int H>
@@ -127,13 +120,11 @@ __attribute__((noinline)) void run_pairs(const PairTiles& t) {
   const char* ahead = t.ahead;
   float* sums = t.sums;
   for (int64_t first = 0; first < t.pixels; first += P, sums += P * V * VL) {
-    const uint32_t *w = t.w, *wh = t.wh, *x = t.x + t.x_offset[first];
+    const uint32_t* x = t.x + t.x_offset[first];
     vf acc[P][V];
     if constexpr (kPairAssembly && V >= 2) {
-      if (t.begins) pair_runs_assembly<kPairRun / 3, kPairBegins, P, F, H>(sums, x, w, wh, t, t.runs, ahead);
-      else pair_runs_assembly<kPairRun / 3, kPairAdds, P, F, H>(sums, x, w, wh, t, t.runs, ahead);
-      if (t.tail) pair_runs_assembly<kPairTail / 3, kPairGoesOn, P, F, H>(sums, x, w, wh, t, 1, ahead);
-      if (t.plain) pair_runs_assembly<1, kPairPlain, P, F, H>(sums, x, w, wh, t, t.plain, ahead);
+      if (t.begins) pairs_assembly<false, P, F, H>(t, x, sums, ahead);
+      else pairs_assembly<true, P, F, H>(t, x, sums, ahead);
       if (!t.ends) continue;
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++)
@@ -147,6 +138,7 @@ __attribute__((noinline)) void run_pairs(const PairTiles& t) {
       const uint32_t* xp[P];
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++) xp[p] = x + p * (t.stride / 4);
+      const uint32_t *w = t.w, *wh = t.wh;
       int64_t k = 0;
       pair_runs<kPairRun / 3, P, F, H>(acc, xp, k, w, wh, t.panel_words, t.runs, ahead, t.ahead_panel, t.ahead_step);
       if (t.tail) pair_runs<kPairTail / 3, P, F, H>(acc, xp, k, w, wh, t.panel_words, 1, ahead, t.ahead_panel, t.ahead_step);
@@ -185,9 +177,11 @@ REGNET_INLINE void dispatch_pairs(const PairTiles& t, int pixels_here) {
   run_pairs<P, F, H>(t);
 }
 
-// The task's pixels as they are multiplied: scaled, with their gates, both sources side by side, one pixel behind the other.
+// The task's pixels as they are multiplied: scaled, with their gates, both sources side by side, one pixel behind the other; then of each
+// the sum of its x1 x2, and what brings its sums back to their size.
 struct PairPixels {
-  float crossed[kMaxTaskPixels], scale[kMaxTaskPixels];
+  float *x, *crossed, *scale;
+  PairPixels(uint32_t* scratch, int64_t pixels, int64_t total) : x((float*)scratch), crossed(x + pixels * total), scale(crossed + pixels) {}
 };
 
 // All pixels of the task against a set of panels. ahead_panel: bytes between the panels that come next.
@@ -244,11 +238,9 @@ REGNET_INLINE void dispatch_pair_panels(int full, int half, const PanelSet& s, c
     case 1: return run_pair_panels<0, 1>(s, px, pairs, ahead_panel);
     case 2: return run_pair_panels<1, 0>(s, px, pairs, ahead_panel);
     case 3: return run_pair_panels<1, 1>(s, px, pairs, ahead_panel);
-#if VL == 16
     case 4: return run_pair_panels<2, 0>(s, px, pairs, ahead_panel);
     case 5: return run_pair_panels<2, 1>(s, px, pairs, ahead_panel);
     case 6: return run_pair_panels<3, 0>(s, px, pairs, ahead_panel);
-#endif
     default: __builtin_trap();
   }
 }
@@ -264,7 +256,6 @@ REGNET_INLINE vf scale_pixel(const float* in, const float* gate, float scale, in
     store(out + k, v);
     squares += v * v;
   }
-#if VL == 16
   if (k + 8 <= count) {
     vf v = load_lanes<8>(in + k) * by;
     if (gate) v *= load_lanes<8>(gate + k);
@@ -272,7 +263,6 @@ REGNET_INLINE vf scale_pixel(const float* in, const float* gate, float scale, in
     squares += v * v;
     k += 8;
   }
-#endif
   if (k < count) {
     float rest[VL] = {};
     for (int64_t i = k; i < count; i++) rest[i - k] = gate ? in[i] * scale * gate[i] : in[i] * scale;
@@ -288,14 +278,8 @@ REGNET_INLINE float crossed_sum(const float* x, int64_t total) {
   const vf signs = (vf)((vu)broadcast(1.0f) ^ (odd_lanes() << 31));
   vf sum{};
   int64_t k = 0;
-  for (; k + kPairRun <= total; k += kPairRun)
-#pragma GCC unroll 4
-    for (int i = 0; i < kPairRun / 3; i += VL) sum += load(x + k + i) * load(x + k + kPairRun / 3 + i);
-  if (k + kPairTail <= total) {
-    constexpr int kHere = VL < 8 ? VL : 8;
-#pragma GCC unroll 4
-    for (int i = 0; i < kPairTail / 3; i += kHere) sum += load_lanes<kHere>(x + k + i) * load_lanes<kHere>(x + k + kPairTail / 3 + i);
-  }
+  for (; k + kPairRun <= total; k += kPairRun) sum += load(x + k) * load(x + k + kPairRun / 3);
+  if (k + kPairTail <= total) sum += load_lanes<8>(x + k) * load_lanes<8>(x + k + kPairTail / 3);
   return fold_sum(sum * signs);
 }
 
@@ -317,12 +301,13 @@ REGNET_INLINE int fitting_exponent(float wanted, float squares, int exponent) {
   return fitting < -kMost ? -kMost : fitting > kMost ? kMost : fitting;
 }
 
-// The task's pixels -> out. Each is scaled by a power of 4 that brings it near to the weights, c.pairs[group_out] in the root of the mean
+// The task's pixels -> pairs. Each is scaled by a power of 4 that brings it near to the weights, c.pairs[group_out] in the root of the mean
 // square: by what fitted the pixel before, and once more if another one fits better, so that it does not matter which that was.
-__attribute__((noinline)) void prepare_pairs(const Conv& c, TaskPixels& px, int64_t n, int64_t left, float* out, PairPixels& pairs) {
+__attribute__((noinline)) void prepare_pairs(const Conv& c, const TaskPixels& px, int64_t n, int64_t left, const PairPixels& pairs) {
   const int64_t area = (int64_t)c.out_h * c.out_w, total = (int64_t)c.steps + c.steps2;
   const float wanted = c.pairs[c.group_out] * c.pairs[c.group_out] * (float)total;
   int exponent = 0;
+  float* out = pairs.x;
   for (int i = 0; i < px.count; i++, out += total) {
     const float* const gate = c.gate ? c.gate + n * c.gate_image : nullptr;
     float squares = 0;
@@ -336,7 +321,6 @@ __attribute__((noinline)) void prepare_pairs(const Conv& c, TaskPixels& px, int6
     }
     pairs.crossed[i] = crossed_sum(out, total);
     pairs.scale[i] = squares == 0 ? 0 : power_of_4(-exponent);  // nothing but the bias
-    px.x_offset[i] = (int64_t)i * total;
     if (--left == 0) left = area, n++;
   }
 }

@@ -18,6 +18,7 @@ TaskInput task_input(const Conv& c, const Kernels& k) {
   return k.vector_floats == 16 && c.groups == 1 && c.words == 1 ? TaskInput{96 * 1024, kMaxTaskPixels} : TaskInput{48 * 1024, 192};
 }
 constexpr int64_t kMinBlockPixels = 48; // each block streams all weights once: keep at least this many pixels against them
+constexpr int64_t kMinPairPixels = 96;   // with pairs, which are scaled once a block
 
 // How a convolution is cut into tasks: `blocks` runs of pixels (per image where sums are pooled) x `splits` runs of panels.
 struct Cut {
@@ -27,7 +28,7 @@ struct Cut {
 // Panels that stay in one task: whole groups where these are narrow, else the widest tile.
 int64_t unit_panels(const Conv& c, const Kernels& k) {
   const bool narrow = (c.groups > 1 || c.words > 1) && c.panels_per_group() <= 7;
-  return narrow ? c.panels_per_group() : c.pairs && k.vector_floats == 16 ? 2 : k.preferred_panels;
+  return narrow ? c.panels_per_group() : c.pairs ? kPairPanels : k.preferred_panels;
 }
 
 // Groups share neither weights nor inputs, so a grouped convolution is cut along them first; a dense one along the pixels,
@@ -48,7 +49,7 @@ Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k, const
   if (c.groups > 1 || c.words > 1) {
     splits = std::min(divide_up(want, blocks), units);
   } else if (blocks < want) {
-    blocks = std::min(want, std::max<int64_t>(blocks, pixels / kMinBlockPixels));  // smaller while they stay tall enough
+    blocks = std::min(want, std::max<int64_t>(blocks, pixels / (c.pairs ? kMinPairPixels : kMinBlockPixels)));  // smaller while they stay tall enough
     splits = std::min(divide_up(want, blocks), units);
   }
   // a whole number of tasks a worker, so that none is left alone with the last one
@@ -58,6 +59,12 @@ Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k, const
 }
 
 // The tasks of the phases. `pointers` shows a visitor each pointer that may be relative to a base.
+
+// Which pixels a worker has in its scratch of a convolution with pairs: those of the run number `run`, no others.
+struct alignas(64) Prepared {
+  uint64_t run = 0;
+  int64_t pixel0 = 0, pixel1 = 0;
+};
 
 template <int most>
 struct ConvTasks {
@@ -73,6 +80,8 @@ struct ConvTasks {
   uint32_t* scratch;
   Border border;
   int workers, all_tasks;  // with those of the border
+  const uint64_t* run_number;
+  std::unique_ptr<Prepared[]> prepared;  // of each worker, or null
   const TaskBody* next = nullptr;
 
   void operator()(int t, int worker) const {
@@ -85,6 +94,11 @@ struct ConvTasks {
     const FirstWeights then = after(t);
     task.then = then.at, task.then_bytes = then.bytes;
     const Conv& c = part->c;
+    if (prepared) {  // the splits of a block of pixels follow each other
+      Prepared& p = prepared[worker];
+      task.prepared = p.run == *run_number && p.pixel0 == task.pixel0 && p.pixel1 == task.pixel1;
+      p = {*run_number, task.pixel0, task.pixel1};
+    }
     if (c.x_each == 0 && c.y_each == 0) return kernels->conv(c, task, scratch + worker * each);
     Conv own = c;
     own.x += worker * c.x_each / 4;
@@ -233,7 +247,8 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
   const Conv& first = convs[0];
   const int64_t area = (int64_t)first.out_h * first.out_w, rounds = first.pool ? images : 1, pixels = first.pool ? area : images * area;
   const int64_t run = run_pixels(first);
-  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}, sharing(), 0};
+  ConvTasks<most> all{{}, count, 0, area, pixels, run, scratch_each_, &k, scratch_, border ? *border : Border{}, sharing(), 0, runs_.get(), nullptr};
+  if (first.pairs) all.prepared.reset(new Prepared[static_cast<size_t>(workers)]);
   double macs = 0;
   for (int i = 0; i < std::min(count, most); i++) {
     const Conv& c = convs[i];
@@ -248,7 +263,8 @@ CutMade Plan::add_conv_tasks(const Conv* convs, int count, int64_t images, const
   all.all_tasks = all.tasks + (border ? static_cast<int>(images) : 0);
   const Cut& cut = all.parts[0].cut;
   const CutMade made{divide_up(pixels, cut.blocks), cut.splits, pixels, divide_up(first.panels(), unit_panels(first, k))};
-  add(most > 1 ? Work::grouped : Work::dense, all.all_tasks, all, macs);
+  const int64_t tasks = all.all_tasks;
+  add(most > 1 ? Work::grouped : Work::dense, tasks, std::move(all), macs);
   return made;
 }
 

@@ -29,8 +29,8 @@ class Plan {
  public:
   Plan(const Kernels& kernels, int workers) : k(kernels), workers(workers) {}
 
-  // Words of scratch that each worker needs for gated convolutions; call before `add_conv` with the widest input.
-  static int64_t scratch_words(int64_t gated_steps) { return gated_steps * kMaxTaskPixels + 16; }
+  // Words of scratch that each worker needs for convolutions with a gate or with pairs; call before `add_conv` with the widest input.
+  static int64_t scratch_words(int64_t gated_steps) { return (gated_steps + 2) * kMaxTaskPixels + 16; }
   void set_scratch(uint32_t* base, int64_t words_each) { scratch_ = base, scratch_each_ = words_each; }
 
   // Adds a phase that computes `images` images of c. Where c.pool is set, it must hold images * pool_slots(...) * channels.
@@ -98,7 +98,10 @@ class Plan {
     phases_.push_back({static_cast<int>(tasks), std::move(body), work, step_, macs});
   }
   void set_step(int step) { step_ = step; }  // of the phases that are added from here on
-  void run(const Fork& fork, double* seconds = nullptr) { run_phases(phases_, workers, fork, seconds); }
+  void run(const Fork& fork, double* seconds = nullptr) {
+    ++*runs_;
+    run_phases(phases_, workers, fork, seconds);
+  }
   const std::vector<Phase>& phases() const { return phases_; }
 
   // Sets all pointers that were added relative to a base; bases[b] is where base b is now. Not while the plan runs.
@@ -128,6 +131,7 @@ class Plan {
     int64_t offset;
   };
   std::vector<Phase> phases_;
+  const std::unique_ptr<uint64_t> runs_ = std::make_unique<uint64_t>(0);  // so far
   std::vector<Strip> strips_;  // that were begun
   int64_t strip_bytes_ = 0;
   std::vector<Slot> slots_[kMaxBases];
