@@ -35,6 +35,7 @@ class CpuInfo:
     compiled: tuple[str, ...] = ()
     supported: tuple[str, ...] = ()
     chosen: str | None = None
+    pairs: bool = False  # do 1x1's go by pairs?
     forced: str | None = None
     error: str | None = None
 
@@ -64,7 +65,7 @@ def _read_cpu_info(extension: Extension) -> tuple[Extension, CpuInfo]:
     try:
         info = json.loads(torch.ops.regnet_kernels._cpu_info())
         sets = {key: tuple(info[key]) for key in ("compiled", "supported")}
-        return extension, CpuInfo(**sets, **{key: info.get(key) for key in ("chosen", "forced", "error")})
+        return extension, CpuInfo(**sets, **{key: info.get(key) for key in ("chosen", "pairs", "forced", "error")})
     except (AttributeError, RuntimeError, KeyError, ValueError) as error:
         reason = f"{extension.path} loads, but does not tell its instruction sets: {type(error).__name__}: {error}"
         return _broken(Path(extension.path), reason), CpuInfo()

@@ -25,7 +25,7 @@ def environment() -> dict:
         "os": platform.platform(),
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()},
         "cpu_tuning": _cpu_tuning(),
-        "isa": {"compiled": list(info.compiled), "supported": list(info.supported), "chosen": info.chosen,
+        "isa": {"compiled": list(info.compiled), "supported": list(info.supported), "chosen": info.chosen, "pairs": info.pairs,
                 "forced": info.forced, "error": info.error},
         "extensions": {name: {"state": extension.state, "path": extension.path, "reason": extension.reason}
                        for name, extension in (("cpu", _extension.CPU), ("cuda", _extension.CUDA))},
@@ -46,7 +46,7 @@ def env_report() -> str:
     if isa["compiled"]:
         forced = f" (forced by REGNET_KERNELS_ISA={isa['forced']})" if isa["forced"] else ""
         lines += [("  compiled for", ", ".join(isa["compiled"])), ("  this CPU has", ", ".join(isa["supported"])),
-                  ("  chosen", f"{isa['chosen']}{forced}")]
+                  ("  chosen", f"{isa['chosen']}{forced}{', 1x1 convolutions by pairs' if isa['pairs'] else ''}")]
         tuned = facts["cpu_tuning"]
         lines.append(("  tuned", f"{tuned['layers']} layers, {tuned['file']}" if tuned["layers"] else "nothing; the heuristics choose"))
     if isa["error"]:

@@ -40,11 +40,28 @@ std::string names(const std::vector<const Kernels*>& tables, const char* quote) 
 struct Choice {
   const Kernels* table = nullptr;
   std::string forced, error;
+  bool pairs = false;
 };
+
+// Has the CPU adders beside its multipliers?
+bool adds_beside() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd") != 0;
+#else
+  return false;
+#endif
+}
 
 const Choice& choice() {
   static const Choice chosen = [] {
     Choice c;
+    const char* pairs = std::getenv("REGNET_KERNELS_PAIRS");
+    const std::string wanted = pairs == nullptr ? "" : pairs;
+    c.pairs = wanted.empty() ? adds_beside() : wanted == "always";
+    if (!wanted.empty() && wanted != "always" && wanted != "never") {
+      c.error = "REGNET_KERNELS_PAIRS=" + wanted + " is none of always, never";
+      return c;
+    }
     const auto supported = supported_kernels();
     const char* env = std::getenv("REGNET_KERNELS_ISA");
     if (env == nullptr || *env == '\0') {
@@ -100,25 +117,13 @@ const Kernels& kernels() {
   return *choice().table;
 }
 
-bool pairs_allowed() {
-  static const bool allowed = [] {
-    const char* env = std::getenv("REGNET_KERNELS_PAIRS");
-    if (env != nullptr && std::string(env) == "never") return false;
-    if (env != nullptr && std::string(env) == "always") return true;
-#if defined(__x86_64__)
-    return __builtin_cpu_is("amd") != 0;
-#else
-    return false;
-#endif
-  }();
-  return allowed;
-}
+bool pairs_allowed() { return choice().pairs; }
 
 std::string isa_json() {
   const Choice& c = choice();
   return "{\"compiled\": [" + names(compiled_kernels(), "\"") + "], \"supported\": [" + names(supported_kernels(), "\"") +
          "], \"chosen\": " + (c.table ? json_string(c.table->name) : "null") +
-         ", \"forced\": " + (c.forced.empty() ? "null" : json_string(c.forced)) +
+         ", \"pairs\": " + (c.table && c.table->pairs && c.pairs ? "true" : "false") + ", \"forced\": " + (c.forced.empty() ? "null" : json_string(c.forced)) +
          ", \"error\": " + (c.error.empty() ? "null" : json_string(c.error)) + "}";
 }
 

@@ -14,10 +14,11 @@ std::vector<const Kernels*> supported_kernels();  // those of the above that thi
 // Throws std::runtime_error, listing the supported names, when the variable names one that this machine or build lacks.
 const Kernels& kernels();
 
-// May 1x1's go by pairs (pair_kernels.h)? Where the CPU has adders beside its multipliers, or as REGNET_KERNELS_PAIRS says: always, never.
+// May 1x1's go by pairs (pair_kernels.h)? Where the CPU has adders beside its multipliers (AMD's), or as REGNET_KERNELS_PAIRS says, always or
+// never, read with the other one; `kernels` throws for anything else.
 bool pairs_allowed();
 
-// {"compiled": [...], "supported": [...], "chosen": "..."|null, "forced": "..."|null, "error": "..."|null}
+// {"compiled": [...], "supported": [...], "chosen": "..."|null, "pairs": true|false, "forced": "..."|null, "error": "..."|null}
 std::string isa_json();
 
 }  // namespace regnet_kernels::cpu

@@ -87,7 +87,6 @@ bool use_pairs(const Conv& c, int64_t pixels, const Kernels& k) {
   return k.pairs && pairs_allowed() && pixels >= 20 && channels >= 96 && c.group_out >= 64 && channels * c.group_out >= 20'000;
 }
 
-
 // Zeros of `images` images that the padded buffer holds.
 struct Zeros {
   Border border;
