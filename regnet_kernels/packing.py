@@ -112,7 +112,8 @@ class PackedNetwork(BlobNetwork):
 def pack_network(steps: Sequence[Step], dtype: torch.dtype = torch.float32, *, exact: bool = False) -> PackedNetwork:
     """Pack steps for computing in `dtype`: torch.float32 (also for float16 images) or torch.bfloat16.
 
-    exact: compute every convolution directly. Otherwise those of stride 1, in float32 also of stride 2, may go by Winograd. Of stride 1 that
+    exact: compute every convolution directly. Otherwise 1x1's may go by pairs in float32 (pairs.py), and grouped ones of stride 1, in float32 also
+    of stride 2, by Winograd. Of stride 1 that
     is up to twice as fast, with two to three times the rounding error of a direct float32 convolution, 1.4 times that of one in bfloat16,
     where they are packed for it as well.
     The tensors may have any floating dtype; weights are rounded to `dtype`, everything in the params blob to float32.

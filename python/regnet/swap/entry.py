@@ -36,7 +36,8 @@ def optimize(
     exact: compute every convolution directly. Otherwise the grouped 3x3 convolutions may go by Winograd: those of stride 1 in float32 by
         F(4x4, 3x3), about twice as fast, each with two to three times the rounding error of a direct one, in bfloat16 by F(2x2, 3x3),
         1.2 to 1.9 times as fast with about 1.4 times the error; wide groups of stride 2 in float32 by F(2, 2) on even and odd pixels,
-        1.1 to 1.4 times as fast (regnet_kernels.winograd).
+        1.1 to 1.4 times as fast (regnet_kernels.winograd); and 1x1 convolutions in float32 by pairs, on AMD's CPUs with AVX-512, 1.1 to 1.3
+        times as fast with about 1.5 times the error (regnet_kernels.pairs).
     inplace: change `model` itself, and return it, instead of leaving it untouched.
     mean, std: one number a channel, in units of pixel / 255 as torchvision writes them: (0.485, 0.456, 0.406), (0.229, 0.224, 0.225).
         With them the result also takes uint8 images (N, C, H, W) of any strides and gives what `model((x / 255 - mean) / std)` gives;

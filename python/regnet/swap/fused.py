@@ -248,8 +248,8 @@ def _expect_same_steps(given: Packed, own: Packed) -> None:
     if len(given) != len(own):
         raise ValueError(f"the state dict holds {len(given)} steps, this network {len(own)}; load the state of the same model")
     for index, pair in enumerate(zip(given.specs, own.specs)):
-        # where the sections lie, and whether there is a Winograd form, is not what the network computes
-        a, b = ({k: v for k, v in spec._asdict().items() if k != "winograd" and not k.endswith("_offset")} for spec in pair)
+        # where the sections lie, and whether there is a Winograd form or sums for pairs, is not what the network computes
+        a, b = ({k: v for k, v in spec._asdict().items() if k not in ("winograd", "pairs") and not k.endswith("_offset")} for spec in pair)
         wrong = next((key for key in b if key in a and a[key] != b[key]), "")
         if wrong:
             values = f"{wrong} {a[wrong]}, this network's has {b[wrong]}"
