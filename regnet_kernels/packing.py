@@ -32,7 +32,7 @@ from .activation import NAMES, activation_code
 from .blobs import BlobNetwork, check_blobs, check_end, step_integers
 from .interleave import GroupRun, channel_order, group_runs, interleave, interleaved, inverse, separated
 from .memory import empty, trim
-from .pairs import magnitude, pair_sums
+from .pairs import magnitude, pair_sums, square_sum
 from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels, word_of
 from .steps import BlockStep, ConvStep, HeadStep, Step, Weight, channels, check_steps, rows_of, scaled_weights
 
@@ -297,9 +297,8 @@ def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, ro
     sums, squares = [], []
 
     def seen(matrix: torch.Tensor) -> None:
-        matrix = matrix[0].detach()
-        sums.append(pair_sums(matrix))
-        squares.append(float(matrix.pow(2).sum()))
+        sums.append(pair_sums(matrix[0]))
+        squares.append(square_sum(matrix[0]))
 
     def make(start: int, stop: int) -> torch.Tensor:
         parts = [rows_of(matrix, start, stop).flatten(1) for matrix in matrices]
