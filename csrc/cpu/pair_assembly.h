@@ -193,18 +193,21 @@ REGNET_INLINE void pairs_assembly(const PairTiles& t, const uint32_t* x, float* 
   constexpr int V = vectors(F, H), kFirstWeights = V == 3 ? 18 : 20;
   static_assert(P * V <= kFirstWeights && kFirstWeights + 3 * V + 5 <= 32 && V >= 2 && P <= 10);
   static_assert(kPairRun == 48 && kPairTail == 24);
-  const char* x5 = (const char*)x + 5 * t.stride;
-  const uint32_t* w = t.w;
-  register const char* to_fetch asm("r11") = ahead;
-  register int64_t fetch_step asm("r12") = t.ahead_step;
-  register int64_t fetch_panel asm("r14") = t.ahead_panel;
+  // All is read before the first register is set: a call in between, as sanitizers make for each read, would change r8, r9 and r11.
+  const uint32_t *w = t.w, *const wh = t.wh;
+  const char *x5 = (const char*)x + 5 * t.stride, *const next = ahead;
+  const int64_t stride = t.stride, stride3 = 3 * stride, panel_bytes = t.panel_words * 4, all_runs = t.runs, tail_and_plain = t.tail << 32 | t.plain;
+  const int64_t next_step = t.ahead_step, next_panel = t.ahead_panel;
+  register const char* to_fetch asm("r11") = next;
+  register int64_t fetch_step asm("r12") = next_step;
+  register int64_t fetch_panel asm("r14") = next_panel;
   register float* out asm("r13") = sums;
-  register const uint32_t* half asm("r8") = t.wh;
-  register int64_t runs asm("r9") = t.runs;
-  register int64_t rest asm("r15") = t.tail << 32 | t.plain;
+  register const uint32_t* half asm("r8") = wh;
+  register int64_t runs asm("r9") = all_runs;
+  register int64_t rest asm("r15") = tail_and_plain;
   asm volatile(".altmacro\n\tregnet_pairs %c[p], %c[v], %c[h], %c[z], %c[adds]\n\t.noaltmacro"
                : "+S"(x), "+D"(x5), "+c"(w), "+r"(half), "+r"(runs), "+r"(rest), "+r"(to_fetch)
-               : "a"(t.stride), "b"(3 * t.stride), "d"(t.panel_words * 4), "r"(fetch_step), "r"(fetch_panel), "r"(out), [p] "i"(P), [v] "i"(V),
+               : "a"(stride), "b"(stride3), "d"(panel_bytes), "r"(fetch_step), "r"(fetch_panel), "r"(out), [p] "i"(P), [v] "i"(V),
                  [h] "i"(H), [z] "i"(kFirstWeights), [adds] "i"(adds ? 1 : 0)
                : "memory", "cc", "r10", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
                  "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",
