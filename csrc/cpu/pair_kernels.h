@@ -71,8 +71,8 @@ REGNET_INLINE void pair_step(vf (&acc)[P][vectors(F, H)], const uint32_t* const 
     const vf x1 = DotF32::fetch(xp[p] + k), x2 = DotF32::fetch(xp[p] + k + D), x3 = DotF32::fetch(xp[p] + k + 2 * D);
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
+      dot_in_place<DotF32>(acc[p][v], x3, (vu)w3[v]);  // first, as in pair_assembly.h: a pixel has the same bits in tiles of all widths
       dot_in_place<DotF32>(acc[p][v], Plus ? x1 + w2[v] : x1 - w2[v], (vu)(Plus ? x2 + w1[v] : w1[v] - x2));
-      dot_in_place<DotF32>(acc[p][v], x3, (vu)w3[v]);
     }
   }
 }
