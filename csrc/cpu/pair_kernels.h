@@ -293,7 +293,8 @@ REGNET_INLINE float power_of_4(int exponent) {
 // The power of 4 by which a pixel that has `exponent` so far should be scaled, where its sum of squares is `squares` now.
 REGNET_INLINE int fitting_exponent(float wanted, float squares, int exponent) {
   constexpr int kMost = 24;
-  if (!(squares > 0 && squares < __builtin_inff())) return squares > 0 && exponent > -kMost ? -kMost : exponent;  // too large, zero or NaN
+  if (squares == 0) return kMost;  // a pixel of zeros, or one that was too small for its squares
+  if (!(squares > 0 && squares < __builtin_inff())) return squares > 0 ? -kMost : exponent;  // too large, or NaN
   const float ratio = wanted / squares;
   uint32_t bits;
   __builtin_memcpy(&bits, &ratio, 4);
