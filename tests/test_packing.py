@@ -65,9 +65,9 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
     for dtype in (torch.float32, torch.bfloat16):
         packed = pack_network([ConvStep(torch.randn(20, 3, 3, 3), None, 2, 1, 1, "silu"), step], dtype)
         conv_params = 656 + 32  # 20 rows are 24 lanes, 24 * 27 = 648, filled to 656; then 20 biases, filled to 32
-        assert packed.program == [5, 2,
+        assert packed.program == [6, 2,
                                   0, 3, 0, 20, 3, 2, 1, 3, 0, 0, 2, 0, 0, 0, 0, 0,
-                                  1, 20, 48, 44, 3, 2, 1, 24, 10, 1, 1, 0, conv_params, int(dtype == torch.float32), 0, 0]
+                                  1, 20, 48, 44, 3, 2, 1, 24, 10, 1, 1, 0, conv_params, int(dtype == torch.float32), int(dtype == torch.float32), 0]
         a, b = 48 * 20, 2 * 24 * 216
         assert packed.weights.numel() == a + b + 44 // 16 * 16 * 68 + 16 * 68
         pair = dtype == torch.bfloat16
@@ -85,7 +85,8 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
         assert torch.equal(params[:48], step.a[1][before]) and torch.equal(params[48:96], step.b[1][inner])
         assert torch.equal(params[96:96 + 480].reshape(10, 48), step.se[0][:, inner]) and torch.equal(params[576:586], step.se[1])
         assert torch.equal(params[592:592 + 480].reshape(10, 48), step.se[2].t()[:, inner]) and torch.equal(params[1072:1120], step.se[3][inner])
-        assert torch.equal(params[1120:1164], step.c[1] + step.proj[1]) and params.numel() == 1168
+        assert torch.equal(params[1120:1164], step.c[1] + step.proj[1])
+        assert params.numel() == (1168 if pair else 1168 + 64 + 48)  # pair sums in float32 alone, see below
 
 
 def test_winograds_weights_by_the_book():
@@ -93,7 +94,7 @@ def test_winograds_weights_by_the_book():
     packed = pack_network([step], torch.bfloat16)
     exact = pack_network([step], torch.bfloat16, exact=True)
     plain = exact.weights.numel()
-    assert packed.program[-3] == 2 and exact.program[-3] == 0 and torch.equal(packed.weights[:plain], exact.weights)
+    assert packed.program[-3:] == [2, 0, 0] and exact.program[-3:] == [0, 0, 0] and torch.equal(packed.weights[:plain], exact.weights)
     u = packed.weights[plain:]
     assert u.numel() == 16 * 72 * 24
     g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
@@ -106,6 +107,64 @@ def test_winograds_weights_by_the_book():
             else:
                 found = element(u[16 * 48 * 24 + position * 24 * 24:], 24, 24, out, k, True)
             assert found == want.to(torch.bfloat16)
+
+
+def pairs_of(k):
+    """(i, j, sign) of the channels that are multiplied as a pair, counted by hand: runs of 48, of the rest one of 24."""
+    pairs, start = [], 0
+    while k - start >= 24:
+        run = 48 if k - start >= 48 else 24
+        pairs += [(start + j, start + j + run // 3, -1 if j % 2 else 1) for j in range(run // 3)]
+        start += run
+        if run == 24:
+            break
+    return pairs
+
+
+@pytest.mark.parametrize("k", [20, 24, 47, 48, 71, 72, 95, 96, 100, 104, 168])
+def test_pair_sums_by_the_book(k):
+    from regnet_kernels.pairs import magnitude, pair_sums
+
+    assert len(pairs_of(k)) == {20: 0, 24: 8, 47: 8, 48: 16, 71: 16, 72: 24, 95: 24, 96: 32, 100: 32, 104: 32, 168: 56}[k]
+    m = torch.randn(3, k)
+    sums = pair_sums(m)
+    assert sums.dtype == torch.float64
+    for row in range(3):
+        want = sum(sign * float(m[row, i]) * float(m[row, j]) for i, j, sign in pairs_of(k))
+        assert abs(float(sums[row]) - want) < 1e-12 * k
+    assert magnitude(2.25) == 1.5 and [magnitude(value) for value in (0.0, float("inf"), float("nan"))] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("changes", [
+    {},  # a has no run, c and proj 48 + 20 channels
+    dict(c_in=104, c_mid=168, c_out=56, squeeze=0),  # 2 x 48 + 8; 168 + 104 = 5 x 48 + 24 + 8, where a run has channels of both
+    dict(c_in=72, c_mid=72, c_out=72, stride=1, proj=False),  # 48 + 24
+])
+def test_pair_sums_of_a_block_by_the_book(changes):
+    step = block(**changes)
+    packed = pack_network([step])
+    (spec,) = packed.specs
+    order, at = spec.channel_order(), spec.params_offset + sum(size + -size % 16 for size in spec.param_sections()[:-2])
+    c = step.c[0].flatten(1)[:, order]
+    matrices = [step.a[0].flatten(1)[order], c if step.proj is None else torch.cat([c, step.proj[0].flatten(1)], 1)]
+    for m in matrices:
+        rows, k = m.shape
+        want = [sum(sign * float(row[i]) * float(row[j]) for i, j, sign in pairs_of(k)) for row in m]
+        mean = sum(float(v) ** 2 for v in m.flatten()) / (rows * k)
+        sums, size = packed.params[at:at + rows], float(packed.params[at + rows])
+        torch.testing.assert_close(sums, torch.tensor(want, dtype=torch.float32), rtol=1e-6, atol=1e-6)
+        assert abs(size / mean**0.5 - 1) < 1e-4  # which needs no more
+        at += rows + 1
+        assert not packed.params[at:at + -at % 16].any()
+        at += -at % 16
+    assert at == packed.params.numel()
+
+
+@pytest.mark.parametrize("options", [dict(exact=True), dict(dtype=torch.bfloat16), dict(dtype=torch.bfloat16, exact=True), dict(dtype=torch.float64)])
+def test_pair_sums_are_packed_for_fast_float32_alone(options):
+    packed, fast = pack_network([block()], **options), pack_network([block()])
+    assert (packed.specs[0].pairs, fast.specs[0].pairs) == (0, 1) and len(packed.specs[0].param_sections()) == len(fast.specs[0].param_sections()) - 2
+    assert packed.params.numel() == fast.params.numel() - 64 - 48
 
 
 def test_unpacking_gives_the_steps_and_packing_them_again_the_same_bytes():
@@ -184,7 +243,7 @@ def test_dtypes_and_programs_that_cannot_be_are_refused():
     for bad, message in (
         ((weights, params, [1, *program[1:]]), "format version"),
         ((weights, params, program[:-1]), "expected 82"),
-        ((weights, params, [5, 1, 7, *program[3:18]]), "has kind 7"),
+        ((weights, params, [6, 1, 7, *program[3:18]]), "has kind 7"),
         ((weights[:100], params, program), "but the blob has 100"),
         ((weights, params[:64], program), "but the blob has 64"),
         ((weights.half(), params, program), "move a packed network by device only"),
