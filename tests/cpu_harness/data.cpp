@@ -69,7 +69,7 @@ const char* name(Layout layout) {
 }
 const char* name(Scalar s) { return s == Scalar::f32 ? "f32" : s == Scalar::f16 ? "f16" : "bf16"; }
 
-Tensor random_tensor(Random& random, Scalar s, int64_t n, int64_t c, int64_t h, int64_t w, Layout layout, double scale) {
+Tensor random_tensor(Random& random, Scalar s, int64_t n, int64_t c, int64_t h, int64_t w, Layout layout, double scale, bool wild) {
   Tensor t;
   TensorView& v = t.view;
   v = {s, nullptr, n, c, h, w, h * w * c, 1, w * c, c};
@@ -92,12 +92,14 @@ Tensor random_tensor(Random& random, Scalar s, int64_t n, int64_t c, int64_t h, 
     size_t at = 0;
     for (int64_t i = 0; i < n; i++)
       for (int64_t y = 0; y < h; y++)
-        for (int64_t x = 0; x < w; x++)
+        for (int64_t x = 0; x < w; x++) {
+          const double size = !wild || !write ? scale : random.chance(0.125) ? 0 : scale * std::pow(10.0, static_cast<double>(random.below(13) - 6));
           for (int64_t k = 0; k < c; k++) {
             const int64_t element = i * v.stride_n + y * v.stride_h + x * v.stride_w + k * v.stride_c;
-            if (write) put(t.memory.data(), s, element, random.normal() * scale);
+            if (write) put(t.memory.data(), s, element, random.normal() * size);
             else t.values[at++] = get(t.memory.data(), s, element);
           }
+        }
   }
   t.memory.protect();
   return t;

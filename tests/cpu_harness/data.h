@@ -42,8 +42,9 @@ struct Tensor {
   TensorView view{};
   std::vector<double> values;  // dense NHWC, as rounded
 };
-// Normal values times `scale`; the memory is read-only afterwards, gaps hold NaN.
-Tensor random_tensor(Random& random, Scalar s, int64_t n, int64_t c, int64_t h, int64_t w, Layout layout, double scale = 1);
+// Normal values times `scale`; the memory is read-only afterwards, gaps hold NaN. wild: every pixel times a power of ten of its own, from 1e-6 to
+// 1e6, one in eight times 0.
+Tensor random_tensor(Random& random, Scalar s, int64_t n, int64_t c, int64_t h, int64_t w, Layout layout, double scale = 1, bool wild = false);
 
 struct Floats {
   Guarded memory;

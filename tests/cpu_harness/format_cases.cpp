@@ -37,7 +37,7 @@ void halves(Report& report) {
 }
 
 std::vector<Layer> small() {
-  return {conv_layer(3, 8, 3, 2), block_layer(8, 16, 8, 8, {1, 4, true}), block_layer(8, 24, 20, 24, {2, 0}), head_layer(20, 7)};
+  return {conv_layer(3, 8, 3, 2), block_layer(8, 16, 8, 8, {1, 4, true, Activation::relu, true}), block_layer(8, 24, 20, 24, {2, 0}), head_layer(20, 7)};
 }
 
 bool refused(const Network& network, std::string& why) {

@@ -1,9 +1,10 @@
 """Builds the torch-free harness of the CPU kernels in several ways and runs it; the flags are those of csrc/cpu/build.py.
 
     native         every table that the CPU runs, forced by REGNET_KERNELS_ISA; the objects are those of the extension
-    emulated       the AVX-512 tables for a CPU without AVX-512: g++ lowers the 64-byte vectors to AVX2
+    emulated       the AVX-512 tables for a CPU without AVX-512: g++ lowers the 64-byte vectors to AVX2, 1x1's by pairs are no assembly
     sanitized      AddressSanitizer and UndefinedBehaviorSanitizer
-    threads        ThreadSanitizer
+    guarded        the tables of the extension again, each piece of their working memory guarded
+    threads        ThreadSanitizer, of the baseline and of AVX-512, where 1x1's go by pairs
     aarch64        cross-compiled, static, under qemu
 
 By hand: `python tests/cpu_harness/harness.py native --random 500 network` (all arguments but the first go to the harness).
@@ -71,7 +72,9 @@ VARIANTS = {variant.name: variant for variant in [
     Variant("emulated-avx512", ("avx512",), None, ("-O0", *EMULATED["avx512"]), one_table=True, strict=True),
     Variant("emulated-avx512_bf16", ("avx512_bf16",), None, ("-O0", *EMULATED["avx512_bf16"]), one_table=True, strict=True),
     Variant("sanitized", tuple(build.isas())[:2], (*CHECKS, *SANITIZE), TILES, strict=True, link=SANITIZE),
+    Variant("guarded", tuple(build.isas()), strict=True),
     Variant("threads", tuple(build.isas())[:1], (*CHECKS, "-fsanitize=thread"), (), one_table=True, link=("-fsanitize=thread",)),
+    Variant("threads-avx512", ("avx512",), (*CHECKS, "-fsanitize=thread"), (), one_table=True, link=("-fsanitize=thread",)),
     Variant("aarch64", ("baseline",), ("-O1",), (), one_table=True, strict=True, cross=True, link=("-static",)),
 ]}
 
@@ -102,11 +105,12 @@ class Builds:
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def run(self, name: str, *arguments: str, isa: str | None = None) -> subprocess.CompletedProcess:
+    def run(self, name: str, *arguments: str, isa: str | None = None, pairs: str = "always") -> subprocess.CompletedProcess:
         variant = VARIANTS[name]
         # no look for leaks: that needs ptrace, which containers often forbid
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1", "UBSAN_OPTIONS": "print_stacktrace=1",
                        "TSAN_OPTIONS": "halt_on_error=1"}
+        environment["REGNET_KERNELS_PAIRS"] = pairs  # whatever the CPU
         environment.pop("REGNET_KERNELS_ISA", None)
         if isa:
             environment["REGNET_KERNELS_ISA"] = isa

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "cpu/isa.h"
 #include "cpu/network.h"
 #include "cpu/plan_cache.h"
 #include "packed.h"
@@ -88,10 +89,18 @@ Map gate_of(const Map& t, const Layer& l) {
   return gate;
 }
 
+// Adds to the magnitudes of a 1x1 what they may be larger by where it goes by pairs; whether it does is for the kernels to say.
+void add_pair_excess(const Doubles& x, const Doubles& weights, int64_t k, Doubles& magnitude) {
+  Doubles excess;
+  pair_excess(x, weights, k, excess);
+  for (size_t i = 0; i < excess.size(); i++) magnitude[i] += excess[i];
+}
+
 Map block(const Map& x, const Layer& l, Scalar type) {
   Doubles magnitude;
   Map t = convolved(x, {x.images, x.channels, x.h, x.w, l.c_mid, 1, 1, 1, 1, 0}, l.a, magnitude);
-  finish(t, magnitude, l.a_bias, l.c_in, l.activation);
+  if (l.pairs) add_pair_excess(x.v, l.a, l.c_in, magnitude);
+  finish(t, magnitude, l.a_bias, l.c_in + 8 * l.pairs, l.activation);
   round_values(t, type);
   const Window p{x.images, l.c_mid, x.h, x.w, l.c_mid, 3, 3, l.c_mid / l.group_width, l.stride, 1};
   Map m = convolved(t, p, l.b, magnitude);
@@ -121,7 +130,16 @@ Map block(const Map& x, const Layer& l, Scalar type) {
     magnitude[i] += l.projection ? size[i] : std::fabs(x.v[i]);
     y.v[i] += shortcut.v[i], y.variance[i] += shortcut.variance[i];
   }
-  finish(y, magnitude, l.c_bias, l.c_mid + l.c_in, l.activation);
+  if (l.pairs) {
+    Doubles sources;  // pixel by pixel, both side by side as they are packed
+    for (int64_t i = 0; i < m.images * m.h * m.w; i++) {
+      const int64_t row = i / m.w % m.h * l.stride, column = i % m.w * l.stride, from = (i / (m.h * m.w) * x.h + row) * x.w + column;
+      for (const int64_t c : l.order) sources.push_back(m.v[static_cast<size_t>(i * l.c_mid + c)]);
+      if (l.projection) sources.insert(sources.end(), x.v.begin() + from * x.channels, x.v.begin() + (from + 1) * x.channels);
+    }
+    add_pair_excess(sources, l.joint, l.c_mid + (l.projection ? l.c_in : 0), magnitude);
+  }
+  finish(y, magnitude, l.c_bias, l.c_mid + l.c_in + 8 * l.pairs, l.activation);
   round_values(y, type);
   return y;
 }
@@ -167,13 +185,41 @@ struct Way {
 constexpr Way kWays[2][3] = {{{1, Forking::serial}, {2, Forking::threads}, {2, Forking::reversed}},
                              {{1, Forking::serial}, {3, Forking::threads}, {3, Forking::serial}}};
 
-void run(Report& report, Random& random, Scalar type, int64_t images, int64_t h, int64_t w, Layout layout, std::vector<Layer> layers) {
+// Which 1x1's go by pairs, told by the panels that stay together, 2 in place of 3: a, c of each block; where that says nothing, 0.
+enum class ByPairs { unknown, no, yes };
+ByPairs told(const CutMade& made, int64_t outputs) {
+  const int64_t panels = (outputs + 15) / 16, in_twos = (panels + 1) / 2, in_threes = (panels + 2) / 3;
+  return in_twos == in_threes ? ByPairs::unknown : made.units == in_twos ? ByPairs::yes : ByPairs::no;
+}
+
+// Do those go by pairs that should, and no others?
+void check_pairs(Report& report, const std::string& label, const Network& network, const Tensor& x, int workers) {
+  if (kernels().preferred_panels != 3) return;
+  const PackedProgram program{network.program.data(), static_cast<int64_t>(network.program.size()), network.weights_count, network.params_count};
+  const NetworkCall call(x.view, network.type, program, workers);
+  const bool allowed = kernels().pairs && pairs_allowed();
+  for (size_t i = 0; i < call.layers().size(); i++) {
+    const Layer& l = network.layers[i];
+    if (l.kind != StepKind::block) continue;
+    const LayerMade& made = call.layers()[i];
+    const auto check = [&](const char* which, const CutMade& cut, int64_t channels, int64_t outputs, int64_t area) {
+      const bool large = channels >= 96 && outputs >= 64 && channels * outputs >= 20'000 && std::min(made.group, x.view.n) * area >= 20;
+      const ByPairs want = allowed && l.pairs && large ? ByPairs::yes : ByPairs::no, got = told(cut, outputs);
+      if (got != ByPairs::unknown && got != want) fail(report, label + ": 1x1 " + which + " of step " + std::to_string(i) + (got == ByPairs::yes ? " goes" : " does not go") + " by pairs");
+    };
+    const int64_t in_h = made.key[12], in_w = made.key[13], out_h = (in_h - 1) / l.stride + 1, out_w = (in_w - 1) / l.stride + 1;
+    check("a", made.a, l.c_in, l.c_mid, in_h * in_w);
+    check("c", made.c, l.c_mid + l.projection * l.c_in, l.c_out, out_h * out_w);
+  }
+}
+
+void run(Report& report, Random& random, Scalar type, int64_t images, int64_t h, int64_t w, Layout layout, std::vector<Layer> layers, bool wild = false) {
   const Network network = pack(random, type == Scalar::bf16 ? Type::bf16 : Type::f32, std::move(layers));
   char start[120];
   std::snprintf(start, sizeof start, "network %s %ldx%ldx%ld %s", name(type), images, h, w, name(layout));
-  const std::string label = start + describe(network);
+  const std::string label = start + std::string(wild ? " wild" : "") + describe(network);
   begin(report, label);
-  const Tensor x = random_tensor(random, type, images, network.layers[0].c_in, h, w, layout);
+  const Tensor x = random_tensor(random, type, images, network.layers[0].c_in, h, w, layout, 1, wild);
   const Shape shape = network_output(network.parse(), network.layers[0].c_in, h, w);
 
   const Scalar between = type == Scalar::bf16 ? Scalar::bf16 : Scalar::f32;  // float16 is computed as float32
@@ -185,6 +231,7 @@ void run(Report& report, Random& random, Scalar type, int64_t images, int64_t h,
   for (const double v : want.variance) sigma.push_back(std::sqrt(v) + 1e-9);
   if (images * shape.c * shape.h * shape.w != static_cast<int64_t>(want.v.size())) return fail(report, label + ": network_output says another shape");
 
+  for (const int workers : {1, 3}) check_pairs(report, label, network, x, workers);
   std::vector<char> before;
   int workers_before = 0;
   const int failures = report.failures;
@@ -243,11 +290,57 @@ std::vector<Layer> any(Random& random, Scalar type) {
     const int64_t out = wider ? 2 * (1 + random.below(36)) : channels;
     const int64_t stride = wider ? 1 + random.below(2) : 1;
     const bool fast = (stride == 1 || type != Scalar::bf16) && width % 8 == 0 && random.chance(0.7);
-    layers.push_back(block_layer(channels, middle, out, width, {stride, random.chance(0.5) ? 1 + random.below(12) : 0, fast, activation}, random.chance(0.2)));
+    const int64_t squeeze = random.chance(0.5) ? 1 + random.below(12) : 0;
+    layers.push_back(block_layer(channels, middle, out, width, {stride, squeeze, fast, activation, random.chance(0.7)}, random.chance(0.2)));
     channels = out;
   }
   if (random.chance(0.6)) layers.push_back(head_layer(channels, random.chance(0.2) ? 0 : 1 + random.below(40)));
   return layers;
+}
+
+// A block or two that are large enough for pairs, of any shape.
+std::vector<Layer> any_by_pairs(Random& random) {
+  std::vector<Layer> layers;
+  const auto activation = random.chance(0.7) ? Activation::relu : Activation::silu;
+  int64_t channels = 96 + random.below(120);
+  for (int64_t blocks = 1 + random.below(2); blocks > 0; blocks--) {
+    const int64_t width = random.pick<int64_t>({8, 24, 40, 56, 112}), middle = width * (208 / width + 1 + random.below(2));
+    const bool wider = random.chance(0.5);
+    const int64_t out = wider ? 64 + random.below(200) : channels, stride = wider ? 1 + random.below(2) : 1;
+    layers.push_back(block_layer(channels, middle, out, width, {stride, random.chance(0.5) ? 1 + random.below(12) : 0, random.chance(0.5), activation, true}, random.chance(0.2)));
+    channels = out;
+  }
+  return layers;
+}
+
+// 1x1's by pairs: pixels of all sizes and of zeros alone, one batch after the other, maps that are cut into tasks of many pixels and of few.
+void pair_cases(Report& report, Random& random, int random_cases) {
+  const auto go = [&](int64_t images, int64_t h, int64_t w, std::vector<Layer> layers, Layout layout = Layout::nhwc) {
+    for (const bool wild : {false, true}) run(report, random, Scalar::f32, images, h, w, layout, layers, wild);
+  };
+  const BlockShape plain{1, 0, false, Activation::relu, true};
+  // runs alone: 144 = 3 x 48; a half panel of outputs: 168 = 10 x 16 + 8; c: 168 = 3 x 48 + 24
+  go(1, 7, 9, {block_layer(144, 168, 144, 24, plain)});
+  // one run of 24 and channels that go plainly: 100 = 2 x 48 + 4, 200 = 4 x 48 + 8, 124 = 2 x 48 + 24 + 4; outputs that are no multiple of 8
+  go(2, 5, 9, {block_layer(100, 200, 100, 40, plain), block_layer(100, 208, 124, 16, {1, 0, true, Activation::silu, true}), block_layer(124, 208, 65, 104, plain)});
+  // an odd number of panels, 13 and 5; two sources, whose border is within a run: 208 + 100; strides; sums, and with them a gate
+  go(3, 11, 8, {block_layer(100, 208, 68, 8, {2, 6, true, Activation::relu, true}), block_layer(68, 304, 68, 16, {1, 8, false, Activation::silu, true}, true)});
+  // 7 runs in one chain and 9 in two; one of them of 4 with a run of 24, one with 4 runs and 47 other channels
+  go(1, 6, 5, {block_layer(336, 64, 336, 64, plain), block_layer(336, 432, 456, 48, {1, 5, true, Activation::relu, true})});
+  go(2, 3, 4, {block_layer(479, 112, 70, 56, {1, 0, false, Activation::relu, true})});
+  // 17 runs in three chains, then 24 + 10; many outputs for few pixels, so that tasks are runs of panels, of one panel as well
+  go(1, 5, 4, {block_layer(850, 24 * 9, 850, 24, {1, 8, true, Activation::relu, true})});
+  // a map that is worth several tasks of many pixels, in one group of images and in several; whole maps are multiplied by the gate
+  go(1, 37, 31, {block_layer(168, 128, 168, 8, {1, 10, true, Activation::relu, true})}, Layout::nchw);
+  go(2, 29, 28, {block_layer(120, 176, 120, 16, {2, 4, false, Activation::relu, true})});
+  // strips, with few weights: 96 to 216 and more pixels than L2 holds
+  go(1, 96, 40, {block_layer(96, 216, 64, 8, {2, 0, false, Activation::relu, true})});
+  for (const int64_t pixels : {19, 20, 21}) go(1, 1, pixels, {block_layer(160, 128, 160, 16, plain)});  // too few, and just enough
+  for (int i = 0; i < random_cases; i++) {
+    const Scalar type = random.pick({Scalar::f32, Scalar::f32, Scalar::f16});
+    run(report, random, type, 1 + random.below(3), 3 + random.below(9), 3 + random.below(9), static_cast<Layout>(random.below(kLayouts)), any_by_pairs(random),
+        type == Scalar::f32 && random.chance(0.5));  // float16 holds no pixel of 1e6
+  }
 }
 
 }  // namespace
@@ -292,6 +385,7 @@ void network_cases(Report& report, Random& random, int random_cases) {
   go(Scalar::bf16, 3, 6, 5, Layout::nhwc_odd, {head_layer(10, 17)});
   go(Scalar::f32, 0, 6, 5, Layout::nchw, {conv_layer(3, 8, 3, 2), head_layer(8, 17)});
   callers_at_once(report, random);
+  pair_cases(report, random, random_cases / 3);
   for (int i = 0; i < random_cases; i++) {
     const Scalar type = random.pick({Scalar::f32, Scalar::f32, Scalar::bf16, Scalar::f16});
     go(type, 1 + random.below(4), 1 + random.below(20), 1 + random.below(20), static_cast<Layout>(random.below(kLayouts)), any(random, type));

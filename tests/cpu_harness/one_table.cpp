@@ -2,6 +2,8 @@
 // vectors than this CPU's instructions hold.
 #include "cpu/isa.h"
 
+#include <cstdlib>
+
 #define TABLE_OF_(name) kernels_##name
 #define TABLE_OF(name) TABLE_OF_(name)
 
@@ -12,6 +14,10 @@ extern const Kernels TABLE_OF(REGNET_HARNESS_TABLE);
 std::vector<const Kernels*> compiled_kernels() { return {&TABLE_OF(REGNET_HARNESS_TABLE)}; }
 std::vector<const Kernels*> supported_kernels() { return compiled_kernels(); }
 const Kernels& kernels() { return TABLE_OF(REGNET_HARNESS_TABLE); }
+bool pairs_allowed() {
+  const char* const env = std::getenv("REGNET_KERNELS_PAIRS");
+  return env == nullptr || std::string(env) != "never";
+}
 std::string isa_json() { return "{}"; }
 
 }  // namespace regnet_kernels::cpu

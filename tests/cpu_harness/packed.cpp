@@ -76,6 +76,21 @@ std::vector<double> ordered(const std::vector<double>& values, const std::vector
   return out;
 }
 
+// matrix (rows, k) -> of each row the sum of the products of its pairs, and then the root of the mean square of all
+std::vector<double> pair_section(const std::vector<double>& matrix, int64_t k) {
+  const std::vector<ChannelPair> pairs = pairs_of(k);
+  std::vector<double> out;
+  double squares = 0;
+  for (size_t row = 0; row < matrix.size(); row += static_cast<size_t>(k)) {
+    double sum = 0;
+    for (const ChannelPair& pair : pairs) sum += pair.sign * matrix[row + pair.first] * matrix[row + pair.second];
+    out.push_back(round_to(Scalar::f32, sum));
+  }
+  for (const double v : matrix) squares += v * v;
+  out.push_back(round_to(Scalar::f32, std::sqrt(squares / static_cast<double>(matrix.size()))));
+  return out;
+}
+
 void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& params) {
   const int64_t width = l.group_width, k = l.c_mid + (l.projection ? l.c_in : 0);
   const auto root = [](double v) { return std::sqrt(v); };
@@ -83,8 +98,9 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
   l.b = numbers(random, type, l.c_mid * 9 * width, root(2.0 / (9.0 * static_cast<double>(width))));
   l.c = numbers(random, type, l.c_out * l.c_mid, root(0.5 / static_cast<double>(l.c_mid)));
   if (l.projection) l.shortcut = numbers(random, type, l.c_out * l.c_in, root(1.0 / static_cast<double>(l.c_in)));
-  const std::vector<int64_t> order = channel_order(l.c_mid, width, 1), order_in = channel_order(l.c_mid, width, type == Scalar::bf16 ? 2 : 1);
-  weights.section(ordered(l.a, order_in, l.c_in), 1, l.c_mid, l.c_in);
+  const std::vector<int64_t> order = l.order = channel_order(l.c_mid, width, 1), order_in = channel_order(l.c_mid, width, type == Scalar::bf16 ? 2 : 1);
+  const std::vector<double> a = ordered(l.a, order_in, l.c_in);
+  weights.section(a, 1, l.c_mid, l.c_in);
   // the groups that are together are one matrix, whose outputs are in the order of the map
   const std::vector<double> b = ordered(l.b, order, 9 * width);
   const int64_t most = width == 8 ? 4 : width == 16 || width % 16 == 8 ? 2 : 1;
@@ -108,6 +124,7 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
     if (l.projection) joint.insert(joint.end(), l.shortcut.begin() + o * l.c_in, l.shortcut.begin() + (o + 1) * l.c_in);
   }
   weights.section(joint, 1, l.c_out, k);
+  l.joint = joint;
   if (l.winograd && type == Scalar::bf16) {
     for (const auto& [first, together] : runs) {
       const int64_t rows = together * width;
@@ -140,32 +157,37 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
     params.section(ordered(l.se_b2 = numbers(random, Scalar::f32, l.c_mid, 0.3), order));
   }
   params.section(l.c_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
+  if (l.pairs) {
+    params.section(pair_section(a, l.c_in));
+    params.section(pair_section(joint, k));
+  }
 }
 
 }  // namespace
 
 Layer conv_layer(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, int64_t groups, Activation activation) {
-  return {StepKind::conv, c_in, 0, c_out, kernel, stride, kernel / 2, c_in / groups, 0, false, false, activation, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  return {StepKind::conv, c_in, 0, c_out, kernel, stride, kernel / 2, c_in / groups, 0, false, false, false, activation, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
 }
 
 Layer block_layer(int64_t c_in, int64_t c_mid, int64_t c_out, int64_t group_width, BlockShape shape, bool always_project) {
   const bool projection = always_project || c_in != c_out || shape.stride != 1;
-  return {StepKind::block, c_in, c_mid, c_out, 3, shape.stride, 1, group_width, shape.squeeze, projection, shape.winograd, shape.activation,
+  return {StepKind::block, c_in, c_mid, c_out, 3, shape.stride, 1, group_width, shape.squeeze, projection, shape.winograd, shape.pairs, shape.activation,
           {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
 }
 
 Layer head_layer(int64_t c_in, int64_t c_out) {
-  return {StepKind::head, c_in, 0, c_out, 0, 1, 0, 0, 0, false, false, Activation::none, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  return {StepKind::head, c_in, 0, c_out, 0, 1, 0, 0, 0, false, false, false, Activation::none, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
 }
 
 Network pack(Random& random, Type type, std::vector<Layer> layers) {
   const Scalar scalar = type == Type::f32 ? Scalar::f32 : Scalar::bf16;
   Blob weights{scalar, 32}, params{Scalar::f32, 16};
-  Network network{type, {}, {5, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
+  Network network{type, {}, {6, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
   for (Layer& l : layers) {
+    l.pairs = l.pairs && type == Type::f32;
     network.program.insert(network.program.end(), {static_cast<int64_t>(l.kind), l.c_in, l.c_mid, l.c_out, l.kernel, l.stride, l.padding, l.group_width, l.squeeze,
                                                    l.projection, static_cast<int64_t>(l.activation), static_cast<int64_t>(weights.values.size()),
-                                                   static_cast<int64_t>(params.values.size()), l.winograd ? (scalar == Scalar::bf16 ? 2 : 1) : 0, 0, 0});
+                                                   static_cast<int64_t>(params.values.size()), l.winograd ? (scalar == Scalar::bf16 ? 2 : 1) : 0, l.pairs, 0});
     if (l.kind == StepKind::conv) {
       const int64_t groups = l.c_in / l.group_width, k = l.kernel * l.kernel * l.group_width;
       l.b = numbers(random, Scalar::f32, l.c_out * k, std::sqrt(2.0 / static_cast<double>(k)));
@@ -194,8 +216,8 @@ std::string describe(const Network& network) {
     if (l.kind == StepKind::conv)
       std::snprintf(line, sizeof line, " | conv %ld>%ld k%ld s%ld width %ld", l.c_in, l.c_out, l.kernel, l.stride, l.group_width);
     else if (l.kind == StepKind::block)
-      std::snprintf(line, sizeof line, " | block %ld>%ld>%ld s%ld width %ld se %ld%s%s %s", l.c_in, l.c_mid, l.c_out, l.stride, l.group_width, l.squeeze,
-                    l.projection ? " proj" : "", l.winograd ? " winograd" : "", name(l.activation));
+      std::snprintf(line, sizeof line, " | block %ld>%ld>%ld s%ld width %ld se %ld%s%s%s %s", l.c_in, l.c_mid, l.c_out, l.stride, l.group_width, l.squeeze,
+                    l.projection ? " proj" : "", l.winograd ? " winograd" : "", l.pairs ? " pairs" : "", name(l.activation));
     else
       std::snprintf(line, sizeof line, " | head %ld>%ld", l.c_in, l.c_out);
     out += line;

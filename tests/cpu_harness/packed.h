@@ -13,10 +13,12 @@ void add_pairs(std::vector<double>& values, Scalar type, const double* matrix, i
 struct Layer {  // one step, with the values of its weights as packed
   StepKind kind;
   int64_t c_in, c_mid, c_out, kernel, stride, padding, group_width, squeeze;
-  bool projection, winograd;
+  bool projection, winograd, pairs;
   Activation activation;
   // conv: weights in b, bias in b_bias; head: weights in c, bias in c_bias; se_w2 is (channels, squeeze)
   std::vector<double> a, b, c, shortcut, a_bias, b_bias, c_bias, se_w1, se_b1, se_w2, se_b2;
+  std::vector<int64_t> order{};  // of a block: the inner channel at each position of its maps
+  std::vector<double> joint{};   // and c next to the shortcut, (c_out, c_mid + c_in), its first columns in that order
 };
 
 Layer conv_layer(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, int64_t groups = 1, Activation activation = Activation::relu);
@@ -24,6 +26,7 @@ struct BlockShape {
   int64_t stride = 1, squeeze = 0;
   bool winograd = false;
   Activation activation = Activation::relu;
+  bool pairs = false;  // in float32
 };
 // A block has a projection where its shape changes, or where `always_project` says so.
 Layer block_layer(int64_t c_in, int64_t c_mid, int64_t c_out, int64_t group_width, BlockShape shape = {}, bool always_project = false);

@@ -1,5 +1,6 @@
 // The same mathematics in double precision, loop by loop, with what the error bounds need.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -22,6 +23,18 @@ void convolve(const Window& window, const Doubles& x, const Doubles& weights, Do
               const Doubles* x_variance = nullptr, Doubles* variance = nullptr);
 
 double activate(double v, Activation a);
+
+// Winograd's inner product of 1968: the channels of a 1x1's `k` that are multiplied as pairs, (x1 + w2)(x2 + w1) where `sign` is 1 and
+// (x1 - w2)(w1 - x2) where it is -1.
+struct ChannelPair {
+  size_t first, second;
+  int sign;
+};
+std::vector<ChannelPair> pairs_of(int64_t k);
+
+// For the error bound of a 1x1 by pairs: x (pixels, k), weights (rows, k) -> (pixels, rows), by how much the sum of the absolute values of all its
+// terms may exceed that of a direct one's, sum |x| |w|. See the definition.
+void pair_excess(const Doubles& x, const Doubles& weights, int64_t k, Doubles& excess);
 
 // Winograd F(4x4, 3x3), for the error bound of a stride-1 padded 3x3 convolution: the sums of |A| |A| (|G| |G| |w| |B| |B| |x|), NHWC, which
 // no intermediate result of the algorithm exceeds, nor of F(2, 3) with three of its points.
