@@ -58,7 +58,7 @@ void refusals(Report& report, Random& random) {
   };
   const Change changes[] = {{0, 1}, {1, 3}, {1, 0}, {2 + 0, 3}, {2 + 1, 0}, {2 + 3, 9}, {2 + 4, kHuge}, {2 + 5, 0}, {2 + 7, 2}, {2 + 10, 3}, {2 + 12, kHuge},
                             {18 + 1, 9}, {18 + 2, kHuge}, {18 + 2, 17}, {18 + 3, 10}, {18 + 4, 5}, {18 + 5, 2}, {18 + 6, 0}, {18 + 7, 0}, {18 + 8, kHuge},
-                            {18 + 11, kHuge}, {18 + 11, -32}, {18 + 13, 3}, {34 + 13, 2}, {34 + 7, kHuge}, {50 + 3, 4000}, {50 + 0, 0}};
+                            {18 + 11, kHuge}, {18 + 11, -32}, {18 + 13, 3}, {18 + 14, 2}, {34 + 13, 2}, {34 + 7, kHuge}, {50 + 3, 4000}, {50 + 0, 0}};
   for (const Type type : {Type::f32, Type::bf16})
     for (const Change& change : changes) {
       Network network = pack(random, type, small());
