@@ -40,7 +40,7 @@ struct PairTiles : DenseTiles {
   const float* bias;
 };
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(__clang__)  // whose C++20 has no register variables
 #include "pair_assembly.h"
 constexpr bool kPairAssembly = true;
 #else

@@ -17,7 +17,7 @@ from regnet.bench.images import batch_of, find_images, load_images
 from regnet.bench.peers import WRONG_BEYOND, Peer, Subject, one_line
 from regnet.bench.plan import Budget, Plan
 from regnet.bench.sources import WEIGHTS_NOTE, build_model, missing_source
-from regnet.bench.timing import CALLS_AT_LEAST, CALLS_AT_MOST, interleave
+from regnet.bench.timing import CALLS_AT_LEAST, CALLS_AT_MOST, SETTLE_SECONDS, interleave
 from regnet.cost import complexity
 
 Advance = Callable[[str, int], None]
@@ -139,7 +139,7 @@ class _Runner:
             self.advance("", 1)
         text = f"{name} ({source}), batch {batch}: timing"
         tick = lambda peer: self.advance(text, 1)  # noqa: E731
-        timings = interleave(calls, rounds=plan.rounds, block_seconds=plan.block_seconds, tick=tick)
+        timings = interleave(calls, rounds=plan.rounds, block_seconds=plan.block_seconds, settle_seconds=SETTLE_SECONDS, tick=tick)
         self.advance("", (len(plan.chosen_peers()) - len(calls)) * plan.rounds + len(plan.chosen_peers()) - len(self.peers))
         for peer, timing in timings.items():
             self.latency.append(
