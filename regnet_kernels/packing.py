@@ -12,7 +12,8 @@ weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elem
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
     conv   for each group panels(w: (O / groups, k k C / groups)), K ordered (kh, kw, ci); bias (O)
     block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O);
-           where integer 14 is 1, pair sums of a (M) and their magnitude (1), those of c next to proj (O), (1), see pairs.py
+           where integer 14 is 1, pair sums of a (M) and their magnitude (1), those of c next to proj (O), (1), see pairs.py (no kernel reads
+           the last two of a block with proj)
     head   bias (O), nothing for O = 0
 Of a block's inner channels, M, everything is in the order of interleave.py: rows of a and its bias in that of the 3x3's input (in
 bfloat16 pairs of channels), all else in that of its output. For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.

@@ -177,8 +177,8 @@ REGNET_INLINE void dispatch_pairs(const PairTiles& t, int pixels_here) {
   run_pairs<P, F, H>(t);
 }
 
-// The task's pixels as they are multiplied: scaled, with their gates, both sources side by side, one pixel behind the other; then of each
-// the sum of its x1 x2, and what brings its sums back to their size.
+// The task's pixels as they are multiplied: scaled, with their gates, one pixel behind the other; then of each the sum of
+// its x1 x2, and what brings its sums back to their size.
 struct PairPixels {
   float *x, *crossed, *scale;
   PairPixels(uint32_t* scratch, int64_t pixels, int64_t total) : x((float*)scratch), crossed(x + pixels * total), scale(crossed + pixels) {}
@@ -195,7 +195,7 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairPixels& 
   float bias[kLanes] = {}, products[kLanes] = {};
   if (c.bias) __builtin_memcpy(bias, c.bias + s.channel, lanes * 4);
   __builtin_memcpy(products, c.pairs + s.channel, lanes * 4);
-  const int64_t total = (int64_t)c.steps + c.steps2, runs = total / kPairRun, parts = (runs + kPairChain - 1) / kPairChain;
+  const int64_t total = c.steps, runs = total / kPairRun, parts = (runs + kPairChain - 1) / kPairChain;
   alignas(64) float sums[kMaxTaskPixels * kSums];
   float aside[kMaxTaskPixels * kLanes];  // touched only where lanes are missing
   int64_t aside_offset[kMaxTaskPixels];
@@ -305,7 +305,7 @@ REGNET_INLINE int fitting_exponent(float wanted, float squares, int exponent) {
 // The task's pixels -> pairs. Each is scaled by a power of 4 that brings it near to the weights, c.pairs[group_out] in the root of the mean
 // square: by what fitted the pixel before, and once more if another one fits better, so that it does not matter which that was.
 __attribute__((noinline)) void prepare_pairs(const Conv& c, const TaskPixels& px, int64_t n, int64_t left, const PairPixels& pairs) {
-  const int64_t area = (int64_t)c.out_h * c.out_w, total = (int64_t)c.steps + c.steps2;
+  const int64_t area = (int64_t)c.out_h * c.out_w, total = c.steps;
   const float wanted = c.pairs[c.group_out] * c.pairs[c.group_out] * (float)total;
   int exponent = 0;
   float* out = pairs.x;
@@ -315,7 +315,6 @@ __attribute__((noinline)) void prepare_pairs(const Conv& c, const TaskPixels& px
     for (int tries = 0; tries < 4; tries++) {
       const float scale = power_of_4(exponent);
       vf sum = scale_pixel((const float*)(c.x + px.x_offset[i]), gate, scale, c.steps, out);
-      if (c.steps2) sum += scale_pixel((const float*)(c.x2 + px.x2_offset[i]), nullptr, scale, c.steps2, out + c.steps);
       squares = fold_sum(sum);
       if (const int fitting = fitting_exponent(wanted, squares, exponent); fitting != exponent) exponent = fitting;
       else break;

@@ -130,14 +130,11 @@ Map block(const Map& x, const Layer& l, Scalar type) {
     magnitude[i] += l.projection ? size[i] : std::fabs(x.v[i]);
     y.v[i] += shortcut.v[i], y.variance[i] += shortcut.variance[i];
   }
-  if (l.pairs) {
-    Doubles sources;  // pixel by pixel, both side by side as they are packed
-    for (int64_t i = 0; i < m.images * m.h * m.w; i++) {
-      const int64_t row = i / m.w % m.h * l.stride, column = i % m.w * l.stride, from = (i / (m.h * m.w) * x.h + row) * x.w + column;
-      for (const int64_t c : l.order) sources.push_back(m.v[static_cast<size_t>(i * l.c_mid + c)]);
-      if (l.projection) sources.insert(sources.end(), x.v.begin() + from * x.channels, x.v.begin() + (from + 1) * x.channels);
-    }
-    add_pair_excess(sources, l.joint, l.c_mid + (l.projection ? l.c_in : 0), magnitude);
+  if (l.pairs && !l.projection) {
+    Doubles source;  // in the order in which it is packed
+    for (int64_t i = 0; i < m.images * m.h * m.w; i++)
+      for (const int64_t c : l.order) source.push_back(m.v[static_cast<size_t>(i * l.c_mid + c)]);
+    add_pair_excess(source, l.joint, l.c_mid, magnitude);
   }
   finish(y, magnitude, l.c_bias, l.c_mid + l.c_in + 8 * l.pairs, l.activation);
   round_values(y, type);
@@ -209,7 +206,7 @@ void check_pairs(Report& report, const std::string& label, const Network& networ
     };
     const int64_t in_h = made.key[12], in_w = made.key[13], out_h = (in_h - 1) / l.stride + 1, out_w = (in_w - 1) / l.stride + 1;
     check("a", made.a, l.c_in, l.c_mid, in_h * in_w);
-    check("c", made.c, l.c_mid + l.projection * l.c_in, l.c_out, out_h * out_w);
+    check("c", made.c, l.projection ? 0 : l.c_mid, l.c_out, out_h * out_w);  // never beside a projection
   }
 }
 
