@@ -12,8 +12,8 @@ weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elem
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
     conv   for each group panels(w: (O / groups, k k C / groups)), K ordered (kh, kw, ci); bias (O)
     block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O);
-           where integer 14 is 1, pair sums of a (M) and their magnitude (1), those of c next to proj (O), (1), see pairs.py (no kernel reads
-           the last two of a block with proj)
+           where integer 14 is 1, pair sums of a (M) and their magnitude (1), without a projection those of c (O), (1), see
+           pairs.py
     head   bias (O), nothing for O = 0
 Of a block's inner channels, M, everything is in the order of interleave.py: rows of a and its bias in that of the 3x3's input (in
 bfloat16 pairs of channels), all else in that of its output. For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.
@@ -84,7 +84,7 @@ class StepSpec(NamedTuple):
         if self.kind == HEAD:
             return [self.c_out] if self.c_out else []
         matrix = self.se_width * self.c_mid
-        pairs = [self.c_mid + 1, self.c_out + 1] if self.pairs else []
+        pairs = [self.c_mid + 1, *([] if self.has_proj else [self.c_out + 1])] if self.pairs else []
         return [self.c_mid, self.c_mid, *([matrix, self.se_width, matrix, self.c_mid] if self.se_width else []), self.c_out, *pairs]
 
     def group_runs(self) -> list[GroupRun]:
@@ -208,7 +208,8 @@ class _Blob:
     def add_panels(self, section: tuple[int, int, int], make: Callable[[int, int], torch.Tensor], pairs: bool = False, unit: int = 1,
                    by_rows: bool = False, seen: Callable[[torch.Tensor], None] | None = None) -> None:
         """The panels of a (G, O, K) matrix stack. `make(start, stop)` gives some of its matrices, (stop - start, O, K), or `by_rows`
-        some rows of the only one, (1, stop - start, K): AT_A_TIME elements or so in each call, whole `unit`s of them, in order. `seen` is told each of these, as it is packed."""
+        some rows of the only one, (1, stop - start, K): AT_A_TIME elements or so in each call, whole `unit`s of them, in order. `seen` is told each
+        of these, as it is packed."""
         groups, rows, k = section
         room, at = self._room(panel_elements(groups, rows, k, self.values.dtype)), 0
         count, unit, each = (rows, math.lcm(LANES, unit), k) if by_rows else (groups, unit, rows * k)
@@ -270,7 +271,7 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     pairs_a = _add_dense(weights, section_a, a, rows=order_in, unit=spec.group_width * interleave(spec.group_width), pairs=spec.pairs)
     b = rows_of(b) if spec.winograd == 2 else b  # which reads it twice
     _add_runs(weights, b, spec)
-    pairs_c = _add_dense(weights, section_c, c, *shortcut, columns=order, pairs=spec.pairs)
+    pairs_c = _add_dense(weights, section_c, c, *shortcut, columns=order, pairs=spec.pairs and not spec.has_proj)
     if spec.winograd == 2:
         _add_winograd_runs(weights, b, spec)
     params.add(_bias(a_bias, params, spec.c_mid)[order_in])
@@ -282,7 +283,8 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     params.add(c_bias)
     if spec.pairs:
         params.add(pairs_a())
-        params.add(pairs_c())
+        if not spec.has_proj:
+            params.add(pairs_c())
 
 
 def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:

@@ -1,4 +1,4 @@
-"""Which channels of a 1x1 are multiplied in pairs, as csrc/cpu/pair_kernels.h does it (S. Winograd, "A New Algorithm for Inner Product",
+"""Which channels of a 1x1 are multiplied in pairs (no kin of the pairs of words in panels.py), as csrc/cpu/pair_kernels.h does it (S. Winograd, "A New Algorithm for Inner Product",
 IEEE Transactions on Computers, 1968):
 
     x1 w1 + x2 w2 = (x1 + w2)(x2 + w1) - x1 x2 - w1 w2 = (x1 - w2)(w1 - x2) + x1 x2 + w1 w2.

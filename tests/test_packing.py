@@ -86,7 +86,7 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
         assert torch.equal(params[96:96 + 480].reshape(10, 48), step.se[0][:, inner]) and torch.equal(params[576:586], step.se[1])
         assert torch.equal(params[592:592 + 480].reshape(10, 48), step.se[2].t()[:, inner]) and torch.equal(params[1072:1120], step.se[3][inner])
         assert torch.equal(params[1120:1164], step.c[1] + step.proj[1])
-        assert params.numel() == (1168 if pair else 1168 + 64 + 48)  # pair sums in float32 alone, see below
+        assert params.numel() == (1168 if pair else 1168 + 64)  # pair sums in float32 alone, beside a projection of a alone, see below
 
 
 def test_winograds_weights_by_the_book():
@@ -136,17 +136,16 @@ def test_pair_sums_by_the_book(k):
 
 
 @pytest.mark.parametrize("changes", [
-    {},  # a has no run, c and proj 48 + 20 channels
-    dict(c_in=104, c_mid=168, c_out=56, squeeze=0),  # 2 x 48 + 8; 168 + 104 = 5 x 48 + 24 + 8, where a run has channels of both
+    {},  # a has no run
+    dict(c_in=104, c_mid=168, c_out=56, squeeze=0),  # 2 x 48 + 8
     dict(c_in=72, c_mid=72, c_out=72, stride=1, proj=False),  # 48 + 24
 ])
 def test_pair_sums_of_a_block_by_the_book(changes):
     step = block(**changes)
     packed = pack_network([step])
     (spec,) = packed.specs
-    order, at = spec.channel_order(), spec.params_offset + sum(size + -size % 16 for size in spec.param_sections()[:-2])
-    c = step.c[0].flatten(1)[:, order]
-    matrices = [step.a[0].flatten(1)[order], c if step.proj is None else torch.cat([c, step.proj[0].flatten(1)], 1)]
+    order, at = spec.channel_order(), spec.params_offset + sum(size + -size % 16 for size in spec.param_sections()[:-1 if spec.has_proj else -2])
+    matrices = [step.a[0].flatten(1)[order], *([] if spec.has_proj else [step.c[0].flatten(1)[:, order]])]
     for m in matrices:
         rows, k = m.shape
         want = [sum(sign * float(row[i]) * float(row[j]) for i, j, sign in pairs_of(k)) for row in m]
@@ -163,8 +162,8 @@ def test_pair_sums_of_a_block_by_the_book(changes):
 @pytest.mark.parametrize("options", [dict(exact=True), dict(dtype=torch.bfloat16), dict(dtype=torch.bfloat16, exact=True), dict(dtype=torch.float64)])
 def test_pair_sums_are_packed_for_fast_float32_alone(options):
     packed, fast = pack_network([block()], **options), pack_network([block()])
-    assert (packed.specs[0].pairs, fast.specs[0].pairs) == (0, 1) and len(packed.specs[0].param_sections()) == len(fast.specs[0].param_sections()) - 2
-    assert packed.params.numel() == fast.params.numel() - 64 - 48
+    assert (packed.specs[0].pairs, fast.specs[0].pairs) == (0, 1) and len(packed.specs[0].param_sections()) == len(fast.specs[0].param_sections()) - 1
+    assert packed.params.numel() == fast.params.numel() - 64
 
 
 def test_unpacking_gives_the_steps_and_packing_them_again_the_same_bytes():

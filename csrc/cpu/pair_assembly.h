@@ -3,7 +3,8 @@
 // in place of strings for each tile. Included by pair_kernels.h alone.
 //
 // rsi: pixel 0, rdi: pixel 5, rax: bytes from pixel to pixel, rbx: 3 rax; rcx: full panels, rdx: bytes from panel to panel, r8: half panel;
-// r9: runs; r15: plain channels and, from bit 32 on, short runs, 0 or 1; r10: a counter; r11: weights to fetch ahead, r12: bytes to go on by in two steps, r14: bytes to the next panel; r13: the sums.
+// r9: runs; r15: plain channels and, from bit 32 on, short runs, 0 or 1; r10: a counter; r11: weights to fetch ahead, r12: bytes to go on by in
+// two steps, r14: bytes to the next panel; r13: the sums.
 // P pixels by V vectors of outputs, the last one of half a panel where H is 1; D: see pair_step. zmm0 ..: the sums, P * V; from Z on the weights of
 // channels k, k + D and k + 2 D, V of each; x1, x2, x3, and two temporaries.
 asm(R"(
@@ -181,11 +182,6 @@ asm(R"(
 
 .noaltmacro
 )");
-
-#define REGNET_VECTORS                                                                                                             \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", \
-      "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29",     \
-      "xmm30", "xmm31"
 
 // The sums of a tile, t.runs runs and so on from x, pixel 0, on -> t.sums, where `adds` to what is there. Moves `ahead` on.
 template <bool adds, int P, int F, int H>

@@ -159,7 +159,7 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
   params.section(l.c_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
   if (l.pairs) {
     params.section(pair_section(a, l.c_in));
-    params.section(pair_section(joint, k));
+    if (!l.projection) params.section(pair_section(joint, k));
   }
 }
 
