@@ -1,6 +1,6 @@
 """Packs the steps of a network into two blobs and a program of integers, the form that the `network` op reads.
 
-Format, version 6. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
+Format, version 7. program = [1, number of steps] and 16 integers a step, see `StepSpec`; offsets count elements and are
 absolute, so any contiguous run of steps with the same blobs is a program too (`PackedNetwork.slice`).
 
 weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elements, zero-filled up to the next:
@@ -12,8 +12,8 @@ weights (1-D, float32 or bfloat16), each section starts at a multiple of 32 elem
 params (1-D, float32 always), sections at multiples of 16 elements, zero-filled up to the next:
     conv   for each group panels(w: (O / groups, k k C / groups)), K ordered (kh, kw, ci); bias (O)
     block  a bias (M), b bias (M), with SE w1 (S, M), b1 (S), w2 transposed (S, M), b2 (M); c bias + proj bias (O);
-           where integer 14 is 1, pair sums of a (M) and their magnitude (1), without a projection those of c (O), (1), see
-           pairs.py
+           where integer 14 is 1, pair sums of a (M) and their magnitude (1); those of c (O), (1), with a projection those of proj
+           (O), (1) behind them; see pairs.py
     head   bias (O), nothing for O = 0
 Of a block's inner channels, M, everything is in the order of interleave.py: rows of a and its bias in that of the 3x3's input (in
 bfloat16 pairs of channels), all else in that of its output. For panels see panels.py. float64 blobs (both of them) exist for references and gradient checks; no kernel reads them.
@@ -37,7 +37,7 @@ from .pairs import magnitude, pair_sums, square_sum
 from .panels import LANES, from_pairs, from_panels, packs_pairs, panel_elements, to_pairs, to_panels, word_of
 from .steps import BlockStep, ConvStep, HeadStep, Step, Weight, channels, check_steps, rows_of, scaled_weights
 
-VERSION = 6
+VERSION = 7
 CONV, BLOCK, HEAD = 0, 1, 2
 WEIGHTS_ALIGN, PARAMS_ALIGN = 32, 16
 PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -84,7 +84,7 @@ class StepSpec(NamedTuple):
         if self.kind == HEAD:
             return [self.c_out] if self.c_out else []
         matrix = self.se_width * self.c_mid
-        pairs = [self.c_mid + 1, *([] if self.has_proj else [self.c_out + 1])] if self.pairs else []
+        pairs = [self.c_mid + 1, (self.c_out + 1) * (2 if self.has_proj else 1)] if self.pairs else []
         return [self.c_mid, self.c_mid, *([matrix, self.se_width, matrix, self.c_mid] if self.se_width else []), self.c_out, *pairs]
 
     def group_runs(self) -> list[GroupRun]:
@@ -160,7 +160,7 @@ def unpack_network(weights: torch.Tensor, params: torch.Tensor, program: Sequenc
 
 
 def program_specs(program: Sequence[int]) -> list[StepSpec]:
-    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 6 says."""
+    """The steps' sizes. Raises ValueError when the program's length, version or kinds are not what version 7 says."""
     specs = [StepSpec(*step[:15]) for step in step_integers(program, VERSION, "this version of regnet_kernels")]
     for index, spec in enumerate(specs):
         if spec.kind not in (CONV, BLOCK, HEAD):
@@ -271,7 +271,7 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     pairs_a = _add_dense(weights, section_a, a, rows=order_in, unit=spec.group_width * interleave(spec.group_width), pairs=spec.pairs)
     b = rows_of(b) if spec.winograd == 2 else b  # which reads it twice
     _add_runs(weights, b, spec)
-    pairs_c = _add_dense(weights, section_c, c, *shortcut, columns=order, pairs=spec.pairs and not spec.has_proj)
+    pairs_c = _add_dense(weights, section_c, c, *shortcut, columns=order, pairs=spec.pairs)
     if spec.winograd == 2:
         _add_winograd_runs(weights, b, spec)
     params.add(_bias(a_bias, params, spec.c_mid)[order_in])
@@ -283,8 +283,7 @@ def _pack_block(step: BlockStep, spec: StepSpec, weights: _Blob, params: _Blob) 
     params.add(c_bias)
     if spec.pairs:
         params.add(pairs_a())
-        if not spec.has_proj:
-            params.add(pairs_c())
+        params.add(pairs_c())
 
 
 def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) -> None:
@@ -294,14 +293,16 @@ def _pack_head(step: HeadStep, spec: StepSpec, weights: _Blob, params: _Blob) ->
 
 
 def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, rows: torch.Tensor | None = None, unit: int = 1,
-               columns: torch.Tensor | None = None, pairs: int = 0) -> Callable[[], torch.Tensor]:
+               columns: torch.Tensor | None = None, pairs: bool = False) -> Callable[[], torch.Tensor]:
     """The panels of one matrix, whose columns are those of `matrices` side by side. rows, columns: in this order, that of the rows within
-    each `unit` of them, that of the columns within the first matrix. pairs: returns a function that gives its section of sums."""
-    sums, squares = [], []
+    each `unit` of them, that of the columns within the first matrix. pairs: the function that is returned gives the section of sums."""
+    widths = [math.prod(matrix.shape[1:]) for matrix in matrices]
+    sums, squares = [[] for _ in matrices], [[] for _ in matrices]
 
-    def seen(matrix: torch.Tensor) -> None:
-        sums.append(pair_sums(matrix[0]))
-        squares.append(square_sum(matrix[0]))
+    def seen(joint: torch.Tensor) -> None:
+        for i, matrix in enumerate(joint[0].split(widths, dim=1)):
+            sums[i].append(pair_sums(matrix))
+            squares[i].append(square_sum(matrix))
 
     def make(start: int, stop: int) -> torch.Tensor:
         parts = [rows_of(matrix, start, stop).flatten(1) for matrix in matrices]
@@ -312,8 +313,12 @@ def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, ro
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
     blob.add_panels(section, make, unit=unit, by_rows=True, seen=seen if pairs else None)
-    size = section[1] * section[2]
-    return lambda: torch.cat([*sums, sums[0].new_tensor([magnitude(sum(squares) / size)])])
+
+    def section_of_sums() -> torch.Tensor:
+        return torch.cat([part for i, width in enumerate(widths)
+                          for part in (*sums[i], sums[i][0].new_tensor([magnitude(sum(squares[i]) / (section[1] * width))]))])
+
+    return section_of_sums
 
 
 def _add_runs(blob: _Blob, weight: Weight, spec: StepSpec) -> None:

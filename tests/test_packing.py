@@ -65,7 +65,7 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
     for dtype in (torch.float32, torch.bfloat16):
         packed = pack_network([ConvStep(torch.randn(20, 3, 3, 3), None, 2, 1, 1, "silu"), step], dtype)
         conv_params = 656 + 32  # 20 rows are 24 lanes, 24 * 27 = 648, filled to 656; then 20 biases, filled to 32
-        assert packed.program == [6, 2,
+        assert packed.program == [7, 2,
                                   0, 3, 0, 20, 3, 2, 1, 3, 0, 0, 2, 0, 0, 0, 0, 0,
                                   1, 20, 48, 44, 3, 2, 1, 24, 10, 1, 1, 0, conv_params, int(dtype == torch.float32), int(dtype == torch.float32), 0]
         a, b = 48 * 20, 2 * 24 * 216
@@ -86,7 +86,7 @@ def test_the_program_and_blobs_of_a_block_by_the_book():
         assert torch.equal(params[96:96 + 480].reshape(10, 48), step.se[0][:, inner]) and torch.equal(params[576:586], step.se[1])
         assert torch.equal(params[592:592 + 480].reshape(10, 48), step.se[2].t()[:, inner]) and torch.equal(params[1072:1120], step.se[3][inner])
         assert torch.equal(params[1120:1164], step.c[1] + step.proj[1])
-        assert params.numel() == (1168 if pair else 1168 + 64)  # pair sums in float32 alone, beside a projection of a alone, see below
+        assert params.numel() == (1168 if pair else 1168 + 64 + 96)  # pair sums in float32 alone: 48 + 1, 2 (44 + 1); see below
 
 
 def test_winograds_weights_by_the_book():
@@ -144,9 +144,9 @@ def test_pair_sums_of_a_block_by_the_book(changes):
     step = block(**changes)
     packed = pack_network([step])
     (spec,) = packed.specs
-    order, at = spec.channel_order(), spec.params_offset + sum(size + -size % 16 for size in spec.param_sections()[:-1 if spec.has_proj else -2])
-    matrices = [step.a[0].flatten(1)[order], *([] if spec.has_proj else [step.c[0].flatten(1)[:, order]])]
-    for m in matrices:
+    order, at = spec.channel_order(), spec.params_offset + sum(size + -size % 16 for size in spec.param_sections()[:-2])
+    matrices = [step.a[0].flatten(1)[order], step.c[0].flatten(1)[:, order], *([step.proj[0].flatten(1)] if spec.has_proj else [])]
+    for i, m in enumerate(matrices):
         rows, k = m.shape
         want = [sum(sign * float(row[i]) * float(row[j]) for i, j, sign in pairs_of(k)) for row in m]
         mean = sum(float(v) ** 2 for v in m.flatten()) / (rows * k)
@@ -154,6 +154,8 @@ def test_pair_sums_of_a_block_by_the_book(changes):
         torch.testing.assert_close(sums, torch.tensor(want, dtype=torch.float32), rtol=1e-6, atol=1e-6)
         assert abs(size / mean**0.5 - 1) < 1e-4  # which needs no more
         at += rows + 1
+        if spec.has_proj and i == 1:
+            continue  # its sums follow at once
         assert not packed.params[at:at + -at % 16].any()
         at += -at % 16
     assert at == packed.params.numel()
@@ -162,8 +164,9 @@ def test_pair_sums_of_a_block_by_the_book(changes):
 @pytest.mark.parametrize("options", [dict(exact=True), dict(dtype=torch.bfloat16), dict(dtype=torch.bfloat16, exact=True), dict(dtype=torch.float64)])
 def test_pair_sums_are_packed_for_fast_float32_alone(options):
     packed, fast = pack_network([block()], **options), pack_network([block()])
-    assert (packed.specs[0].pairs, fast.specs[0].pairs) == (0, 1) and len(packed.specs[0].param_sections()) == len(fast.specs[0].param_sections()) - 1
-    assert packed.params.numel() == fast.params.numel() - 64
+    assert (packed.specs[0].pairs, fast.specs[0].pairs) == (0, 1) and len(packed.specs[0].param_sections()) == len(fast.specs[0].param_sections()) - 2
+    sections = sum(size + -size % 16 for size in fast.specs[0].param_sections()[-2:])
+    assert packed.params.numel() == fast.params.numel() - sections
 
 
 def test_unpacking_gives_the_steps_and_packing_them_again_the_same_bytes():
@@ -242,7 +245,7 @@ def test_dtypes_and_programs_that_cannot_be_are_refused():
     for bad, message in (
         ((weights, params, [1, *program[1:]]), "format version"),
         ((weights, params, program[:-1]), "expected 82"),
-        ((weights, params, [6, 1, 7, *program[3:18]]), "has kind 7"),
+        ((weights, params, [7, 1, 7, *program[3:18]]), "has kind 7"),
         ((weights[:100], params, program), "but the blob has 100"),
         ((weights, params[:64], program), "but the blob has 64"),
         ((weights.half(), params, program), "move a packed network by device only"),

@@ -74,6 +74,20 @@ struct Tile {
   int64_t ahead_step;       // bytes of them that are fetched in four steps
 };
 
+// The residual of P pixels of t from the pixel `first` on -> L1, while their sums are computed. No other load waits: two lines or three of a pixel, whose
+// next ones are of another pixel, are nothing that the processor foresees.
+template <int P, int F, int H>
+REGNET_INLINE void fetch_residual(const Tile& t, int64_t first) {
+  if (!t.residual) return;
+  const int64_t element = t.y_type == Type::f32 ? 4 : 2;
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    const char* const at = static_cast<const char*>(t.residual) + t.y_offset[first + p] * element;
+#pragma GCC unroll 4
+    for (int panel = 0; panel < F + H; panel++) __builtin_prefetch(at + panel * kPanel * element);
+  }
+}
+
 template <class Y, int P, int F, int H>
 REGNET_INLINE void finish_as(vf (&acc)[P][vectors(F, H)], const Tile& t, int64_t first) {
   constexpr int V = vectors(F, H);
@@ -201,6 +215,7 @@ struct PanelSet {
   float* pool;
   const char* next;         // weights that come next
   int64_t next_bytes;
+  bool first;               // of the task, in dense convolutions
 };
 
 // After the last set what the worker needs next, else what follows the set's own `words`.

@@ -9,7 +9,26 @@ constexpr bool kHalvesShare = VL == 16;
 struct DenseTiles : Tile {
   int64_t pixels;           // a multiple of P
   int64_t ahead_step;       // bytes of the weights that come next, fetched in two steps
+  bool fresh;               // are these the task's first panels? Then its pixels may be far away.
 };
+
+// The words of P pixels of t from the pixel `first` on -> L1, a few tiles before they are needed. A tile reads the same line of each of its pixels, then
+// the next one of each: that is nothing that the processor foresees, and maps of the first blocks come from L3. (Zen 5, one image, 32 to 64 and 64 + 32 to
+// 64 channels: 1.2 times as fast on one thread, 1.15 on two.)
+constexpr int kTilesAhead = 3;
+template <int P>
+REGNET_INLINE void fetch_pixels(const DenseTiles& t, int64_t first) {
+  if (!t.fresh || first + P > t.pixels) return;
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++) {
+    const char* const at = (const char*)(t.x + t.x_offset[first + p]);
+    for (int64_t b = 0; b < t.steps * 4; b += 64) __builtin_prefetch(at + b);
+    if (t.steps2) {
+      const char* const at2 = (const char*)(t.x2 + t.x2_offset[first + p]);
+      for (int64_t b = 0; b < t.steps2 * 4; b += 64) __builtin_prefetch(at2 + b);
+    }
+  }
+}
 
 // Two steps along the reduction axis.
 template <class Dot, int P, int F, int H>
@@ -66,6 +85,8 @@ __attribute__((noinline)) void run_dense(const DenseTiles& t) {
   constexpr int V = vectors(F, H);
   const char* ahead = t.ahead;
   for (int64_t first = 0; first < t.pixels; first += P) {
+    fetch_residual<P, F, H>(t, first);
+    fetch_pixels<P>(t, first + kTilesAhead * P);
     vf acc[P][V];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
@@ -122,6 +143,7 @@ void run_dense_panels(const PanelSet& s, const TaskPixels& px) {
   t.panel_words = blocks.total() * kPanel;
   const int64_t share = s.next_bytes * 2 / (blocks.total() * tiles);  // of them with each tile
   t.ahead_step = share < 64 ? share : 64;
+  t.fresh = s.first && c.taps == 1;
   for (Block b; blocks.next(b);) {
     const bool last = b.at + b.count() == blocks.total(), raw = !last || partial;
     set_block<Dot, F>(t, s, b, raw, kLanes);
@@ -246,18 +268,15 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   const int64_t total = (int64_t)c.taps * c.steps + c.steps2;
   const int panels = c.panels_per_group();
   const uint32_t *x = c.x, *w = c.w + (int64_t)task.panel0 * kPanel * total;
+  float* const pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
+  if (pool)
+    for (int i = task.panel0 * kPanel; i < task.panel1 * kPanel && i < c.group_out; i++) pool[i] = 0;
+  if (px.count == 0) return;  // whose sums are zero
 #if VL == 16
-  const bool by_pairs = !kIsBf16<Dot> && c.pairs && px.count;
-  const PairPixels pairs(scratch, px.count, total);
-  if (by_pairs) {
-    if (!task.prepared) prepare_pairs(c, px, task.pixel0 / area, area - task.pixel0 % area, pairs);
-    for (int i = 0; i < px.count; i++) px.x_offset[i] = i * total;
-    x = scratch;
-  }
-#else
-  constexpr bool by_pairs = false;
+  if constexpr (!kIsBf16<Dot>)
+    if (c.pairs) return dense_by_pairs(c, task, px, scratch);
 #endif
-  if (c.gate && px.count && !by_pairs) {  // scale the smaller one, the task's weights or its input, once, into scratch
+  if (c.gate) {  // scale the smaller one, the task's weights or its input, once, into scratch
     const int64_t n = task.pixel0 / area, lanes = panel_lanes(c.group_out) - task.panel0 * kPanel;
     const int64_t words = total * (task.panel1 < panels ? (task.panel1 - task.panel0) * kPanel : lanes);
     if (words <= px.count * (int64_t)c.steps && (task.pixel1 - 1) / area == n) {
@@ -271,30 +290,17 @@ void dense(const Conv& c, const ConvTask& task, uint32_t* scratch) {
   PanelSet t{};
   t.conv = &c;
   t.x = x;
-  t.pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
-  if (t.pool)
-    for (int i = task.panel0 * kPanel; i < task.panel1 * kPanel && i < c.group_out; i++) t.pool[i] = 0;
-  if (px.count == 0) return;  // whose sums are zero
+  t.pool = pool;
   for (int panel = task.panel0; panel < task.panel1;) {
     int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
-#if VL == 16
-    if (by_pairs) next_pair_set(full, half);
-    else next_set(full, half);
-#else
     next_set(full, half);
-#endif
     t.w = w + (int64_t)(panel - task.panel0) * kPanel * total;
     t.channel = (int64_t)panel * kPanel;
     const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
     t.lanes = left < width ? left : width;
     panel += full + half;
     next_weights(t, task, panel == task.panel1, total * width);
-#if VL == 16
-    if (by_pairs) {
-      dispatch_pair_panels(full, half, t, px, pairs, panel == task.panel1 && task.then ? task.then_bytes / kMaxFull : total * kPanel * 4);
-      continue;
-    }
-#endif
+    t.first = t.channel == task.panel0 * kPanel;
     dispatch_dense_panels<Dot>(full, half, t, px);
   }
 }

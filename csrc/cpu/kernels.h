@@ -85,7 +85,7 @@ struct Conv {
   int64_t gate_image;
   float* pool;              // (slots, pool_stride): sums of the output over a task's pixels; or null
   int64_t pool_stride;
-  const float* pairs;       // of a 1x1 of one source, to go by pairs (pair_kernels.h): group_out sums and the size of the weights; or null
+  const float* pairs;       // of a 1x1, to go by pairs (pair_kernels.h): group_out sums and the size of the weights, for each source; or null
   int out_h, out_w;
   int64_t x_each, y_each;   // bytes from a worker's x (y) to the next one's, where each has its own: the plan adds them; else 0
 
@@ -106,7 +106,7 @@ inline constexpr int kPairPanels = 2;  // that go together with pairs
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
 // [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel,
-// with pairs two more.
+// with pairs `steps` + `steps2` and two more for each of the sources.
 struct ConvTask {
   int64_t pixel0, pixel1;
   int panel0, panel1;

@@ -81,11 +81,11 @@ bool use_winograd(const Step& s, const Map& m, Type type, int vector_floats) {
 int64_t winograd_side(int64_t side, Type type) { return type == Type::f32 ? winograd_padded(side) : (side + 1) / 2 * 2 + 2; }
 
 // Are pairs worth it for a 1x1? A pixel's channels are scaled and copied once for all of its outputs, and a tile has more of an end. (Zen 5, two
-// threads, one image: 120 to 120 channels 1.0 times as fast, 128 to 128 0.95, 120 to 336 1.08, 168 to 168 1.05 to 1.07.) Not beside a projection: a pixel
-// has one scale for both sources, and where these differ in size one of them loses what the other needs (6 times eager's error were seen).
+// threads, one image: 120 to 120 channels 1.0 times as fast, 128 to 128 0.95, 120 to 336 1.08, 168 to 168 1.05 to 1.07.) Beside a
+// projection its source must have a run of channels too.
 bool use_pairs(const Conv& c, int64_t pixels, const Kernels& k) {
   const int64_t channels = c.steps;
-  return k.pairs && pairs_allowed() && pixels >= 20 && channels >= 96 && c.group_out >= 64 && channels * c.group_out >= 20'000;
+  return k.pairs && pairs_allowed() && pixels >= 20 && channels >= 96 && (c.steps2 == 0 || c.steps2 >= 64) && c.group_out >= 64 && channels * c.group_out >= 9'000;
 }
 
 // Zeros of `images` images that the padded buffer holds.
@@ -215,7 +215,7 @@ class Builder {
           gate_ = std::max(gate_, g * s.c_mid);
           scratch_ = std::max(scratch_, Plan::scratch_words(s.c_mid));
         }
-        if (s.has_pairs) scratch_ = std::max(scratch_, Plan::scratch_words(std::max(s.c_in, s.c_mid)));
+        if (s.has_pairs) scratch_ = std::max(scratch_, Plan::scratch_words(s.has_projection ? s.c_in + s.c_mid : std::max(s.c_in, s.c_mid)));
       }
     }
   }
@@ -526,7 +526,7 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, y);
-    if (s.has_pairs && !s.has_projection && use_pairs(c, images * m.out_h * m.out_w, plan_.k)) c.pairs = params_ + s.c_pairs;
+    if (s.has_pairs && use_pairs(c, images * m.out_h * m.out_w, plan_.k)) c.pairs = params_ + s.c_pairs;
 
     if (s.se_width > 0) {
       SqueezeExcite se{};

@@ -120,7 +120,8 @@ __attribute__((noinline)) void run_pairs(const PairTiles& t) {
   const char* ahead = t.ahead;
   float* sums = t.sums;
   for (int64_t first = 0; first < t.pixels; first += P, sums += P * V * VL) {
-    const uint32_t* x = t.x + t.x_offset[first];
+    const uint32_t* x = t.x + first * (t.stride / 4);
+    if (t.ends) fetch_residual<P, F, H>(t, first);
     vf acc[P][V];
     if constexpr (kPairAssembly && V >= 2) {
       if (t.begins) pairs_assembly<false, P, F, H>(t, x, sums, ahead);
@@ -177,16 +178,26 @@ REGNET_INLINE void dispatch_pairs(const PairTiles& t, int pixels_here) {
   run_pairs<P, F, H>(t);
 }
 
-// The task's pixels as they are multiplied: scaled, with their gates, one pixel behind the other; then of each the sum of
+// A source's pixels as they are multiplied: scaled, with their gates, one pixel behind the other; then of each the sum of
 // its x1 x2, and what brings its sums back to their size.
 struct PairPixels {
   float *x, *crossed, *scale;
-  PairPixels(uint32_t* scratch, int64_t pixels, int64_t total) : x((float*)scratch), crossed(x + pixels * total), scale(crossed + pixels) {}
+  PairPixels(float* scratch, int64_t pixels, int64_t channels) : x(scratch), crossed(x + pixels * channels), scale(crossed + pixels) {}
+  float* end(int64_t pixels) const { return scale + pixels; }
+};
+
+// One of a 1x1's sources: its input, or what a projection reads. Each has a scale of its own, so its sums are brought back before the other's
+// are added.
+struct PairSource {
+  const Conv* conv;          // what its sums go to
+  const float* pairs;        // as Conv::pairs, of its weights
+  int64_t first, channels;   // rows of the panels
+  PairPixels pixels;
 };
 
 // All pixels of the task against a set of panels. ahead_panel: bytes between the panels that come next.
 template <int F, int H>
-void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairPixels& pairs, int64_t ahead_panel) {
+void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairSource& source, int64_t ahead_panel) {
   constexpr int P = pair_pixels(F, H), kLanes = F * 16 + H * 8, kSums = vectors(F, H) * VL;
   const Conv& c = *s.conv;
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
@@ -194,8 +205,8 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairPixels& 
   const int lanes = partial ? s.lanes : kLanes;
   float bias[kLanes] = {}, products[kLanes] = {};
   if (c.bias) __builtin_memcpy(bias, c.bias + s.channel, lanes * 4);
-  __builtin_memcpy(products, c.pairs + s.channel, lanes * 4);
-  const int64_t total = c.steps, runs = total / kPairRun, parts = (runs + kPairChain - 1) / kPairChain;
+  __builtin_memcpy(products, source.pairs + s.channel, lanes * 4);
+  const int64_t total = source.channels, runs = total / kPairRun, parts = (runs + kPairChain - 1) / kPairChain;
   alignas(64) float sums[kMaxTaskPixels * kSums];
   float aside[kMaxTaskPixels * kLanes];  // touched only where lanes are missing
   int64_t aside_offset[kMaxTaskPixels];
@@ -203,27 +214,27 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairPixels& 
     for (int i = 0; i < px.count; i++) aside_offset[i] = i * kLanes;
 
   PairTiles t;
-  t.panel_words = total * kPanel;
+  t.panel_words = (int64_t)(c.steps + c.steps2) * kPanel;
   t.start = products, t.bias = bias;
   t.stride = total * 4;
   for (int64_t part = 0, run = 0; part < parts; part++) {
     const int64_t end = runs * (part + 1) / parts, at = run * kPairRun, rest = total - runs * kPairRun;
-    set_block<DotF32, F>(t, s, {0, 1, at, 0, 0, 0, at}, partial, kLanes);
+    set_block<DotF32, F>(t, s, {0, 1, at, 0, 0, 0, source.first + at}, partial, kLanes);
     t.begins = part == 0, t.ends = part + 1 == parts;
     t.runs = end - run, t.tail = t.ends && rest >= kPairTail, t.plain = t.ends ? rest - t.tail * kPairTail : 0;
     run = end;
     if (partial) t.y = aside;
     // Of the weights that come next a part as long as this one is fetched meanwhile.
     const int64_t iterations = t.runs * (kPairRun / 6) + t.tail * (kPairTail / 6), step = (t.runs * kPairRun * 64 + iterations * tiles - 1) / (iterations * tiles);
-    t.ahead = t.ends ? s.next : (const char*)(s.w + end * kPairRun * kPanel);
-    t.ahead_panel = t.ends ? ahead_panel : total * kPanel * 4;
+    t.ahead = t.ends ? s.next : (const char*)(s.w + (source.first + end * kPairRun) * kPanel);
+    t.ahead_panel = t.ends ? ahead_panel : t.panel_words * 4;
     t.ahead_step = step < 128 ? step : 128;
     for (int i = 0, here = base + 1; here >= base; here--) {  // `extra` tiles of one more pixel, then the others
       t.pixels = (here > base ? extra : tiles - extra) * here;
-      t.x_offset = px.x_offset + i;
+      t.x = (const uint32_t*)source.pixels.x + i * total + at;
       t.y_offset = (partial ? aside_offset : px.y_offset) + i;
       t.sums = sums + i * kSums;
-      t.crossed = pairs.crossed + i, t.scale = pairs.scale + i;
+      t.crossed = source.pixels.crossed + i, t.scale = source.pixels.scale + i;
       if (t.pixels) dispatch_pairs<P, F, H>(t, here);
       t.ahead += t.pixels / here * iterations * t.ahead_step;
       i += (int)t.pixels;
@@ -233,54 +244,60 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairPixels& 
     for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.y_offset[i]);
 }
 
-REGNET_INLINE void dispatch_pair_panels(int full, int half, const PanelSet& s, const TaskPixels& px, const PairPixels& pairs, int64_t ahead_panel) {
+REGNET_INLINE void dispatch_pair_panels(int full, int half, const PanelSet& s, const TaskPixels& px, const PairSource& source, int64_t ahead_panel) {
   switch (full * 2 + half) {
-    case 1: return run_pair_panels<0, 1>(s, px, pairs, ahead_panel);
-    case 2: return run_pair_panels<1, 0>(s, px, pairs, ahead_panel);
-    case 3: return run_pair_panels<1, 1>(s, px, pairs, ahead_panel);
-    case 4: return run_pair_panels<2, 0>(s, px, pairs, ahead_panel);
-    case 5: return run_pair_panels<2, 1>(s, px, pairs, ahead_panel);
-    case 6: return run_pair_panels<3, 0>(s, px, pairs, ahead_panel);
+    case 1: return run_pair_panels<0, 1>(s, px, source, ahead_panel);
+    case 2: return run_pair_panels<1, 0>(s, px, source, ahead_panel);
+    case 3: return run_pair_panels<1, 1>(s, px, source, ahead_panel);
+    case 4: return run_pair_panels<2, 0>(s, px, source, ahead_panel);
+    case 5: return run_pair_panels<2, 1>(s, px, source, ahead_panel);
+    case 6: return run_pair_panels<3, 0>(s, px, source, ahead_panel);
     default: __builtin_trap();
   }
 }
 
-// `count` channels times scale (and gate, or null) -> out; returns the sums of squares.
-REGNET_INLINE vf scale_pixel(const float* in, const float* gate, float scale, int64_t count, float* out) {
-  const vf by = broadcast(scale);
-  vf squares{};
-  int64_t k = 0;
-  for (; k + VL <= count; k += VL) {
-    vf v = load(in + k) * by;
-    if (gate) v *= load(gate + k);
-    store(out + k, v);
-    squares += v * v;
+// What is kept of a pixel: sums of squares, and of x1 x2 with its signs to be.
+struct PairSums {
+  vf squares[3], crossed;
+};
+
+REGNET_INLINE float sum_of_squares(const PairSums& sums) { return fold_sum(sums.squares[0] + sums.squares[1] + sums.squares[2]); }
+
+// A run or a tail, each of its thirds of LANES channels, from channel k on, times scale (and gate, or null) -> out.
+template <int LANES>
+REGNET_INLINE void scale_run(const float* in, const float* gate, vf by, int64_t k, float* out, PairSums& sums) {
+  vf third[3];
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; i++) {
+    third[i] = load_lanes<LANES>(in + k + i * LANES) * by;
+    if (gate) third[i] *= load_lanes<LANES>(gate + k + i * LANES);
+    store_lanes<LANES>(out + k + i * LANES, third[i]);
+    sums.squares[i] += third[i] * third[i];
   }
-  if (k + 8 <= count) {
+  sums.crossed += third[0] * third[1];
+}
+
+// A pixel's `count` channels times scale (and gate, or null) -> out.
+REGNET_INLINE PairSums scale_pixel(const float* in, const float* gate, float scale, int64_t count, float* out) {
+  const vf by = broadcast(scale);
+  PairSums sums{};
+  int64_t k = 0;
+  for (; k + kPairRun <= count; k += kPairRun) scale_run<VL>(in, gate, by, k, out, sums);
+  if (k + kPairTail <= count) scale_run<8>(in, gate, by, k, out, sums), k += kPairTail;
+  for (; k + 8 <= count; k += 8) {
     vf v = load_lanes<8>(in + k) * by;
     if (gate) v *= load_lanes<8>(gate + k);
     store_lanes<8>(out + k, v);
-    squares += v * v;
-    k += 8;
+    sums.squares[0] += v * v;
   }
   if (k < count) {
     float rest[VL] = {};
     for (int64_t i = k; i < count; i++) rest[i - k] = gate ? in[i] * scale * gate[i] : in[i] * scale;
     const vf v = load(rest);
     __builtin_memcpy(out + k, rest, (count - k) * 4);
-    squares += v * v;
+    sums.squares[0] += v * v;
   }
-  return squares;
-}
-
-// The sum of x1 x2, with its signs, over a pixel's pairs.
-REGNET_INLINE float crossed_sum(const float* x, int64_t total) {
-  const vf signs = (vf)((vu)broadcast(1.0f) ^ (odd_lanes() << 31));
-  vf sum{};
-  int64_t k = 0;
-  for (; k + kPairRun <= total; k += kPairRun) sum += load(x + k) * load(x + k + kPairRun / 3);
-  if (k + kPairTail <= total) sum += load_lanes<8>(x + k) * load_lanes<8>(x + k + kPairTail / 3);
-  return fold_sum(sum * signs);
+  return sums;
 }
 
 REGNET_INLINE float power_of_4(int exponent) {
@@ -302,25 +319,69 @@ REGNET_INLINE int fitting_exponent(float wanted, float squares, int exponent) {
   return fitting < -kMost ? -kMost : fitting > kMost ? kMost : fitting;
 }
 
-// The task's pixels -> pairs. Each is scaled by a power of 4 that brings it near to the weights, c.pairs[group_out] in the root of the mean
-// square: by what fitted the pixel before, and once more if another one fits better, so that it does not matter which that was.
-__attribute__((noinline)) void prepare_pairs(const Conv& c, const TaskPixels& px, int64_t n, int64_t left, const PairPixels& pairs) {
-  const int64_t area = (int64_t)c.out_h * c.out_w, total = c.steps;
-  const float wanted = c.pairs[c.group_out] * c.pairs[c.group_out] * (float)total;
+// The task's pixels of a source, c's first or second one, from image n on, of which `left` are in it. Each is scaled by a power of 4 that brings it near
+// to the weights, pairs[group_out] in the root of the mean square: by what fitted the pixel before, and once more if another one fits better, so
+// that it does not matter which that was.
+__attribute__((noinline)) void prepare_pairs(const Conv& c, const PairSource& source, const uint32_t* x, const int64_t* x_offset, const float* gates, int count, int64_t n,
+                                             int64_t left) {
+  const int64_t area = (int64_t)c.out_h * c.out_w, total = source.channels;
+  const float size = source.pairs[c.group_out], wanted = size * size * (float)total;
+  const vf signs = (vf)((vu)broadcast(1.0f) ^ (odd_lanes() << 31));  // of pairs of odd channels
   int exponent = 0;
-  float* out = pairs.x;
-  for (int i = 0; i < px.count; i++, out += total) {
-    const float* const gate = c.gate ? c.gate + n * c.gate_image : nullptr;
-    float squares = 0;
-    for (int tries = 0; tries < 4; tries++) {
-      const float scale = power_of_4(exponent);
-      vf sum = scale_pixel((const float*)(c.x + px.x_offset[i]), gate, scale, c.steps, out);
-      squares = fold_sum(sum);
-      if (const int fitting = fitting_exponent(wanted, squares, exponent); fitting != exponent) exponent = fitting;
-      else break;
+  float* out = source.pixels.x;
+  for (int i = 0; i < count; i++, out += total) {
+    const float* const gate = gates ? gates + n * c.gate_image : nullptr;
+    PairSums sums = scale_pixel((const float*)(x + x_offset[i]), gate, power_of_4(exponent), total, out);
+    float squares = sum_of_squares(sums);
+    for (int tries = 0; tries < 3; tries++) {
+      const int fitting = fitting_exponent(wanted, squares, exponent);
+      int change = fitting - exponent;
+      asm("" : "+r"(change));  // else g++ goes on with `fitting` where it is the same, and the next pixel waits for this one's sum
+      if (change == 0) break;
+      exponent += change;
+      sums = scale_pixel((const float*)(x + x_offset[i]), gate, power_of_4(exponent), total, out);
+      squares = sum_of_squares(sums);
     }
-    pairs.crossed[i] = crossed_sum(out, total);
-    pairs.scale[i] = squares == 0 ? 0 : power_of_4(-exponent);  // nothing but the bias
+    source.pixels.crossed[i] = fold_sum(sums.crossed * signs);
+    source.pixels.scale[i] = squares == 0 ? 0 : power_of_4(-exponent);  // nothing but the bias
     if (--left == 0) left = area, n++;
+  }
+}
+
+void dense_by_pairs(const Conv& c, const ConvTask& task, const TaskPixels& px, uint32_t* scratch) {
+  const int64_t area = (int64_t)c.out_h * c.out_w, total = c.steps + c.steps2;
+  // The second source's sums are added to what the first one's left in y.
+  Conv begin = c, end = c;
+  if (c.steps2) begin.activation = Activation::none, end.residual = c.y, end.bias = nullptr;
+  const PairPixels pixels((float*)scratch, px.count, c.steps), pixels2(pixels.end(px.count), px.count, c.steps2);
+  const PairSource sources[2] = {{&begin, c.pairs, 0, c.steps, pixels}, {&end, c.pairs + c.group_out + 1, c.steps, c.steps2, pixels2}};
+  if (!task.prepared) {
+    const int64_t n = task.pixel0 / area, left = area - task.pixel0 % area;
+    prepare_pairs(c, sources[0], c.x, px.x_offset, c.gate, px.count, n, left);
+    if (c.steps2) prepare_pairs(c, sources[1], c.x2, px.x2_offset, nullptr, px.count, n, left);
+  }
+  const int panels = c.panels_per_group();
+  PanelSet t{};
+  for (int panel = task.panel0; panel < task.panel1;) {
+    int half = task.panel1 == panels && c.group_out % kPanel != 0 && c.group_out % kPanel <= 8, full = task.panel1 - panel - half;
+    next_pair_set(full, half);
+    t.w = c.w + (int64_t)panel * kPanel * total;
+    t.channel = (int64_t)panel * kPanel;
+    const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
+    t.lanes = left < width ? left : width;
+    panel += full + half;
+    int64_t ahead_panel = total * kPanel * 4;
+    if (c.steps2) {
+      t.conv = sources[0].conv;
+      t.next = (const char*)(t.w + c.steps * (full ? kPanel : 8)), t.next_bytes = c.steps2 * width * 4;
+      dispatch_pair_panels(full, half, t, px, sources[0], ahead_panel);
+    }
+    const PairSource& last = sources[c.steps2 != 0];
+    t.conv = last.conv;
+    t.pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
+    next_weights(t, task, panel == task.panel1, total * width);
+    if (panel == task.panel1 && task.then) ahead_panel = task.then_bytes / kMaxFull;
+    dispatch_pair_panels(full, half, t, px, last, ahead_panel);
+    t.pool = nullptr;
   }
 }

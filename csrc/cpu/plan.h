@@ -29,8 +29,8 @@ class Plan {
  public:
   Plan(const Kernels& kernels, int workers) : k(kernels), workers(workers) {}
 
-  // Words of scratch that each worker needs for convolutions with a gate or with pairs; call before `add_conv` with the widest input.
-  static int64_t scratch_words(int64_t gated_steps) { return (gated_steps + 2) * kMaxTaskPixels + 16; }
+  // Words of scratch that each worker needs for convolutions with a gate or with pairs; call before `add_conv` with the most steps.
+  static int64_t scratch_words(int64_t steps) { return (steps + 4) * kMaxTaskPixels + 16; }
   void set_scratch(uint32_t* base, int64_t words_each) { scratch_ = base, scratch_each_ = words_each; }
 
   // Adds a phase that computes `images` images of c. Where c.pool is set, it must hold images * pool_slots(...) * channels.

@@ -95,7 +95,7 @@ std::vector<Step> parse_program(const int64_t* p, int64_t length, Type type, int
       if (s.has_pairs) {
         if (q[14] != 1 || type != Type::f32) fail(where + "pairs of another type than float32");
         s.a_pairs = f.section(s.c_mid + 1);
-        if (!s.has_projection) s.c_pairs = f.section(s.c_out + 1);
+        s.c_pairs = f.section((s.c_out + 1) * (s.has_projection ? 2 : 1));
       }
     } else {
       if (type == Type::bf16 && s.c_in % 2 != 0) fail(where + "bfloat16 needs an even channel count");

@@ -7,7 +7,7 @@
 
 namespace regnet_kernels::cpu {
 
-inline constexpr int64_t kProgramVersion = 6, kStepInts = 16;
+inline constexpr int64_t kProgramVersion = 7, kStepInts = 16;
 
 enum class StepKind : int { conv = 0, block = 1, head = 2 };
 

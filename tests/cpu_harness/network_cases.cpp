@@ -96,6 +96,18 @@ void add_pair_excess(const Doubles& x, const Doubles& weights, int64_t k, Double
   for (size_t i = 0; i < excess.size(); i++) magnitude[i] += excess[i];
 }
 
+// The pixels that a convolution of one pixel reads with a stride.
+Doubles strided(const Map& x, int64_t stride) {
+  Doubles out;
+  for (int64_t n = 0; n < x.images; n++)
+    for (int64_t h = 0; h < x.h; h += stride)
+      for (int64_t w = 0; w < x.w; w += stride) {
+        const auto at = x.v.begin() + ((n * x.h + h) * x.w + w) * x.channels;
+        out.insert(out.end(), at, at + x.channels);
+      }
+  return out;
+}
+
 Map block(const Map& x, const Layer& l, Scalar type) {
   Doubles magnitude;
   Map t = convolved(x, {x.images, x.channels, x.h, x.w, l.c_mid, 1, 1, 1, 1, 0}, l.a, magnitude);
@@ -130,13 +142,14 @@ Map block(const Map& x, const Layer& l, Scalar type) {
     magnitude[i] += l.projection ? size[i] : std::fabs(x.v[i]);
     y.v[i] += shortcut.v[i], y.variance[i] += shortcut.variance[i];
   }
-  if (l.pairs && !l.projection) {
+  if (l.pairs) {
     Doubles source;  // in the order in which it is packed
     for (int64_t i = 0; i < m.images * m.h * m.w; i++)
       for (const int64_t c : l.order) source.push_back(m.v[static_cast<size_t>(i * l.c_mid + c)]);
-    add_pair_excess(source, l.joint, l.c_mid, magnitude);
+    add_pair_excess(source, l.c_ordered, l.c_mid, magnitude);
+    if (l.projection) add_pair_excess(strided(x, l.stride), l.shortcut, l.c_in, magnitude);
   }
-  finish(y, magnitude, l.c_bias, l.c_mid + l.c_in + 8 * l.pairs, l.activation);
+  finish(y, magnitude, l.c_bias, l.c_mid + l.c_in + 8 * l.pairs * (1 + l.projection), l.activation);
   round_values(y, type);
   return y;
 }
@@ -199,14 +212,14 @@ void check_pairs(Report& report, const std::string& label, const Network& networ
     const Layer& l = network.layers[i];
     if (l.kind != StepKind::block) continue;
     const LayerMade& made = call.layers()[i];
-    const auto check = [&](const char* which, const CutMade& cut, int64_t channels, int64_t outputs, int64_t area) {
-      const bool large = channels >= 96 && outputs >= 64 && channels * outputs >= 20'000 && std::min(made.group, x.view.n) * area >= 20;
-      const ByPairs want = allowed && l.pairs && large ? ByPairs::yes : ByPairs::no, got = told(cut, outputs);
+    const auto check = [&](const char* which, const CutMade& cut, int64_t channels, int64_t outputs, int64_t area, bool may = true) {
+      const bool large = channels >= 96 && outputs >= 64 && channels * outputs >= 9'000 && std::min(made.group, x.view.n) * area >= 20;
+      const ByPairs want = allowed && l.pairs && large && may ? ByPairs::yes : ByPairs::no, got = told(cut, outputs);
       if (got != ByPairs::unknown && got != want) fail(report, label + ": 1x1 " + which + " of step " + std::to_string(i) + (got == ByPairs::yes ? " goes" : " does not go") + " by pairs");
     };
     const int64_t in_h = made.key[12], in_w = made.key[13], out_h = (in_h - 1) / l.stride + 1, out_w = (in_w - 1) / l.stride + 1;
     check("a", made.a, l.c_in, l.c_mid, in_h * in_w);
-    check("c", made.c, l.projection ? 0 : l.c_mid, l.c_out, out_h * out_w);  // never beside a projection
+    check("c", made.c, l.c_mid, l.c_out, out_h * out_w, !l.projection || l.c_in >= 64);
   }
 }
 
@@ -325,6 +338,9 @@ void pair_cases(Report& report, Random& random, int random_cases) {
   // 7 runs in one chain and 9 in two; one of them of 4 with a run of 24, one with 4 runs and 47 other channels
   go(1, 6, 5, {block_layer(336, 64, 336, 64, plain), block_layer(336, 432, 456, 48, {1, 5, true, Activation::relu, true})});
   go(2, 3, 4, {block_layer(479, 112, 70, 56, {1, 0, false, Activation::relu, true})});
+  // a projection with too few channels for pairs, with just enough, and one whose sizes are those of a wide network
+  go(1, 9, 8, {block_layer(40, 208, 80, 8, {2, 4, true, Activation::relu, true}), block_layer(80, 160, 72, 40, {1, 0, true, Activation::silu, true}, true)});
+  go(2, 8, 7, {block_layer(336, 112, 420, 56, {2, 9, true, Activation::relu, true})});
   // 17 runs in three chains, then 24 + 10; many outputs for few pixels, so that tasks are runs of panels, of one panel as well
   go(1, 5, 4, {block_layer(850, 24 * 9, 850, 24, {1, 8, true, Activation::relu, true})});
   // a map that is worth several tasks of many pixels, in one group of images and in several; whole maps are multiplied by the gate

@@ -118,13 +118,14 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
     else weights.panels(matrix, together * width, 9 * width);
   }
   weights.align();
-  std::vector<double> joint;
+  std::vector<double> joint, c_ordered;
   for (int64_t o = 0; o < l.c_out; o++) {
-    for (const int64_t c : order) joint.push_back(l.c[static_cast<size_t>(o * l.c_mid + c)]);
+    for (const int64_t c : order) c_ordered.push_back(l.c[static_cast<size_t>(o * l.c_mid + c)]);
+    joint.insert(joint.end(), c_ordered.end() - l.c_mid, c_ordered.end());
     if (l.projection) joint.insert(joint.end(), l.shortcut.begin() + o * l.c_in, l.shortcut.begin() + (o + 1) * l.c_in);
   }
   weights.section(joint, 1, l.c_out, k);
-  l.joint = joint;
+  l.c_ordered = c_ordered;
   if (l.winograd && type == Scalar::bf16) {
     for (const auto& [first, together] : runs) {
       const int64_t rows = together * width;
@@ -159,7 +160,12 @@ void pack_block(Random& random, Scalar type, Layer& l, Blob& weights, Blob& para
   params.section(l.c_bias = numbers(random, Scalar::f32, l.c_out, 0.3));
   if (l.pairs) {
     params.section(pair_section(a, l.c_in));
-    if (!l.projection) params.section(pair_section(joint, k));
+    std::vector<double> of_c = pair_section(c_ordered, l.c_mid);
+    if (l.projection) {
+      const std::vector<double> of_shortcut = pair_section(l.shortcut, l.c_in);
+      of_c.insert(of_c.end(), of_shortcut.begin(), of_shortcut.end());
+    }
+    params.section(of_c);
   }
 }
 
@@ -182,7 +188,7 @@ Layer head_layer(int64_t c_in, int64_t c_out) {
 Network pack(Random& random, Type type, std::vector<Layer> layers) {
   const Scalar scalar = type == Type::f32 ? Scalar::f32 : Scalar::bf16;
   Blob weights{scalar, 32}, params{Scalar::f32, 16};
-  Network network{type, {}, {6, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
+  Network network{type, {}, {7, static_cast<int64_t>(layers.size())}, Guarded(), Guarded(), 0, 0};
   for (Layer& l : layers) {
     l.pairs = l.pairs && type == Type::f32;
     network.program.insert(network.program.end(), {static_cast<int64_t>(l.kind), l.c_in, l.c_mid, l.c_out, l.kernel, l.stride, l.padding, l.group_width, l.squeeze,

@@ -18,7 +18,7 @@ struct Layer {  // one step, with the values of its weights as packed
   // conv: weights in b, bias in b_bias; head: weights in c, bias in c_bias; se_w2 is (channels, squeeze)
   std::vector<double> a, b, c, shortcut, a_bias, b_bias, c_bias, se_w1, se_b1, se_w2, se_b2;
   std::vector<int64_t> order{};  // of a block: the inner channel at each position of its maps
-  std::vector<double> joint{};   // and c next to the shortcut, (c_out, c_mid + c_in), its first columns in that order
+  std::vector<double> c_ordered{};  // and c, its columns in that order
 };
 
 Layer conv_layer(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, int64_t groups = 1, Activation activation = Activation::relu);
