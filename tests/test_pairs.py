@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,9 @@ def problems() -> dict[str, tuple[torch.Tensor, BlockStep]]:
         made[f"loud channels/{seed}"] = loud, alone(weight, normal(seed + 10, 128))
         for name, shape in (("block", BlockShape(1, 144, 168, 144, 24, 0, 1, False, 14, 14)), ("gate", BlockShape(2, 168, 208, 168, 8, 42, 1, False, 7, 9)),
                             ("projection", BlockShape(2, 120, 336, 336, 24, 30, 2, True, 15, 13))):
-            made[f"{name}/{seed}"] = make_block(shape, torch.float32, seed=seed)
+            made[f"{name}/{seed}"] = x, step = make_block(shape, torch.float32, seed=seed)
+        (a, a_bias), (b, b_bias), (c, c_bias) = step.a, step.b, step.c  # the last one's: its inner map 4096 times as small, the projection's as it is
+        made[f"projection of another size/{seed}"] = x, replace(step, a=(a / 64, a_bias / 64), b=(b / 64, b_bias / 4096), c=(c * 4096, c_bias), se=None)
     weight = normal(4, 128, 336) / 18 * 10 ** torch.linspace(-3, 0, 128)[:, None]
     made["rows of all sizes"] = normal(5, 1, 336, 7, 9), alone(weight, torch.zeros(128))
     weight, bias = normal(0, 168, 336) / 18, normal(1, 168)

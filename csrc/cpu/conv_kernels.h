@@ -74,17 +74,17 @@ struct Tile {
   int64_t ahead_step;       // bytes of them that are fetched in four steps
 };
 
-// The residual of P pixels of t from the pixel `first` on -> L1, while their sums are computed. No other load waits: two lines or three of a pixel, whose
-// next ones are of another pixel, are nothing that the processor foresees.
+// The float32 residual of P pixels of t from the pixel `first` on -> L1, while their sums are computed: two or three lines of each pixel are
+// nothing that the processor foresees. (Zen 5, 1x1's of 448 channels at 28x28 by pairs 9 % faster, of 896 at 14x14 3 %; in bfloat16, with half
+// of the lines, networks were up to 1 % slower, and so they were with vectors of 8 lanes.)
 template <int P, int F, int H>
 REGNET_INLINE void fetch_residual(const Tile& t, int64_t first) {
-  if (!t.residual) return;
-  const int64_t element = t.y_type == Type::f32 ? 4 : 2;
+  if (!t.residual || t.y_type != Type::f32) return;
 #pragma GCC unroll 16
   for (int p = 0; p < P; p++) {
-    const char* const at = static_cast<const char*>(t.residual) + t.y_offset[first + p] * element;
+    const float* const at = static_cast<const float*>(t.residual) + t.y_offset[first + p];
 #pragma GCC unroll 4
-    for (int panel = 0; panel < F + H; panel++) __builtin_prefetch(at + panel * kPanel * element);
+    for (int panel = 0; panel < F + H; panel++) __builtin_prefetch(at + panel * kPanel);
   }
 }
 

@@ -81,8 +81,8 @@ bool use_winograd(const Step& s, const Map& m, Type type, int vector_floats) {
 int64_t winograd_side(int64_t side, Type type) { return type == Type::f32 ? winograd_padded(side) : (side + 1) / 2 * 2 + 2; }
 
 // Are pairs worth it for a 1x1? A pixel's channels are scaled and copied once for all of its outputs, and a tile has more of an end. (Zen 5, two
-// threads, one image: 120 to 120 channels 1.0 times as fast, 128 to 128 0.95, 120 to 336 1.08, 168 to 168 1.05 to 1.07.) Beside a
-// projection its source must have a run of channels too.
+// threads, one image: 120 to 120 channels 1.04 times as fast, 128 to 128 1.05, 72 to 168 0.9 to 1.02, 72 to 72 0.7; 120 + 48 to 120 0.87, 168 + 72
+// to 168 1.1.)
 bool use_pairs(const Conv& c, int64_t pixels, const Kernels& k) {
   const int64_t channels = c.steps;
   return k.pairs && pairs_allowed() && pixels >= 20 && channels >= 96 && (c.steps2 == 0 || c.steps2 >= 64) && c.group_out >= 64 && channels * c.group_out >= 9'000;

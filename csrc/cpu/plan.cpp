@@ -37,7 +37,7 @@ Cut cut_conv(const Conv& c, int64_t pixels, int workers, const Kernels& k, const
   const int64_t pixel_words = c.steps * c.words * (c.taps > 1 ? 3 : 1) + c.steps2;  // fresh words that an output pixel brings into the cache
   const int64_t panels = c.panels();
   const int64_t macs = pixels * c.groups * c.group_out * c.reduction() * (c.type == Type::f32 ? 1 : 2);
-  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, (c.pairs ? 2 : kTasksPerWorker) * workers);
+  const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, (c.pairs ? kPairTasksPerWorker : kTasksPerWorker) * workers);
   const TaskInput most = task_input(c, k);
   int64_t block = std::clamp<int64_t>(most.words / pixel_words, 2 * k.pixel_tile, most.pixels);
   int64_t blocks = divide_up(pixels, block), splits = 1;

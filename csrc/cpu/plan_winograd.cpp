@@ -19,10 +19,10 @@ struct WinogradCut {
   bool by_tiles = false;
 };
 constexpr int64_t kTilesOfOwn = 96;  // of a part of a unit: with fewer, transforming the weights again shows
-// Of a group's channel, in pixels of the output: from so many on each worker takes its own run of tiles, whose rows it wrote as the 1x1 before
-// and reads as the 1x1 behind, although all of them transform all weights then. (1.00 to 1.01 times as fast where two cores share an L3, 1.01 to 1.06
-// where they do not; from 6 on 0.99 and 1.02.)
-constexpr int64_t kPixelsOfLane = 24;
+// In pixels of the output, of a channel of those that go together and of one of a group: from so many on each worker takes its own run of tiles, whose
+// rows it wrote as the 1x1 before and reads as the 1x1 behind, although all of them transform all weights then. (1.00 to 1.01 times as fast where two
+// cores share an L3, 1.01 to 1.06 where they do not; from 6 on 0.99 and 1.02; a group of 48 at 28x28, 16 pixels, 0.99.)
+constexpr int64_t kPixelsOfLane = 16, kPixelsOfWidth = 24;
 
 // Of a stride: tiles that are transformed together, and products of a tile.
 int64_t block_of(const Winograd& w) {
@@ -45,7 +45,8 @@ WinogradCut cut_winograd(const Winograd* runs, int count, int64_t images, int wo
   const int64_t want = workers == 1 ? 1 : std::clamp<int64_t>(macs / kTaskMacs, 1, kTasksPerWorker * workers);
   if (w.pool && cut.rounds * w.groups < want) cut.rounds = std::min(images, divide_up(want, w.groups));
   if (workers == 1 || (w.pool && cut.rounds < images)) return cut;
-  if (cut.rounds == 1 && (w.pool ? 1 : images) * w.out_h * w.out_w >= kPixelsOfLane * w.lanes() && (w.pool ? area : images * area) >= workers * kMinTaskTiles) {
+  const int64_t pixels = (w.pool ? 1 : images) * w.out_h * w.out_w;
+  if (cut.rounds == 1 && pixels >= std::max(kPixelsOfLane * w.lanes(), kPixelsOfWidth * w.group_width) && (w.pool ? area : images * area) >= workers * kMinTaskTiles) {
     cut.blocks = workers, cut.apart = w.groups, cut.by_tiles = true;
     return cut;
   }
