@@ -213,9 +213,12 @@ class Builder {
           for (int64_t images = 1; images <= g; images++) sums_ = std::max(sums_, images * pool_slots(s, m, images, choices_[i].b) * s.c_mid);
           hidden_ = std::max(hidden_, g * s.se_width);
           gate_ = std::max(gate_, g * s.c_mid);
-          scratch_ = std::max(scratch_, Plan::scratch_words(s.c_mid));
+          scratch_ = std::max(scratch_, plan_.scratch_words(s.c_mid, choices_[i].c));
         }
-        if (s.has_pairs) scratch_ = std::max(scratch_, Plan::scratch_words(s.has_projection ? s.c_in + s.c_mid : std::max(s.c_in, s.c_mid)));
+        if (s.has_pairs) {
+          scratch_ = std::max(scratch_, plan_.scratch_words(s.c_in, choices_[i].a));
+          scratch_ = std::max(scratch_, plan_.scratch_words(s.c_mid + (s.has_projection ? s.c_in : 0), choices_[i].c));
+        }
       }
     }
   }

@@ -55,7 +55,7 @@ void run_conv(const ConvArgs& a, int workers, const Fork& fork) {
   const size_t r_bytes = a.residual && !residual_direct ? out_count * type_bytes(out_type) : 0;
   const size_t y_bytes = half ? out_count * 4 : 0;
   const size_t slot_floats = a.sums ? images * plan.pool_slots(c) * out_channels : 0;
-  const int64_t scratch = c.gate ? Plan::scratch_words(c.steps) : 0;
+  const int64_t scratch = c.gate ? plan.scratch_words(c.steps) : 0;
   Arena arena(Arena::padded(words * 4) + Arena::padded(x_bytes) + Arena::padded(r_bytes) + Arena::padded(y_bytes) +
               Arena::padded(slot_floats * 4) + Arena::padded(scratch * 4 * workers));
 

@@ -14,8 +14,9 @@ namespace {
 struct TaskInput {
   int64_t words, pixels;
 };
+constexpr int64_t kMostInputWords = 96 * 1024;
 TaskInput task_input(const Conv& c, const Kernels& k) {
-  return k.vector_floats == 16 && c.groups == 1 && c.words == 1 ? TaskInput{96 * 1024, kMaxTaskPixels} : TaskInput{48 * 1024, 192};
+  return k.vector_floats == 16 && c.groups == 1 && c.words == 1 ? TaskInput{kMostInputWords, kMaxTaskPixels} : TaskInput{48 * 1024, 192};
 }
 constexpr int64_t kMinBlockPixels = 48; // each block streams all weights once: keep at least this many pixels against them
 constexpr int64_t kMinPairPixels = 96;   // with pairs, which are scaled once a block
@@ -229,6 +230,11 @@ void Plan::bind(char* const* bases, int count) {
       std::memcpy(slot.at, &pointer, sizeof pointer);
     }
   }
+}
+
+int64_t Plan::scratch_words(int64_t steps, const CutChoice& choice) const {
+  const int64_t all = steps * kMaxTaskPixels, most = std::max(kMostInputWords, steps * 2 * k.pixel_tile);  // see cut_conv
+  return (choice.block ? all : std::min(all, most)) + 4 * kMaxTaskPixels + 16;
 }
 
 bool Plan::repeats_pixels(const Conv& c, int64_t images, const CutChoice& choice) const {

@@ -29,8 +29,9 @@ class Plan {
  public:
   Plan(const Kernels& kernels, int workers) : k(kernels), workers(workers) {}
 
-  // Words of scratch that each worker needs for convolutions with a gate or with pairs; call before `add_conv` with the most steps.
-  static int64_t scratch_words(int64_t steps) { return (steps + 4) * kMaxTaskPixels + 16; }
+  // Words of scratch that each worker needs for convolutions with a gate or with pairs, of `steps` in all, cut by the heuristics or as `choice` says;
+  // call before `add_conv` with the most.
+  int64_t scratch_words(int64_t steps, const CutChoice& choice = {}) const;
   void set_scratch(uint32_t* base, int64_t words_each) { scratch_ = base, scratch_each_ = words_each; }
 
   // Adds a phase that computes `images` images of c. Where c.pool is set, it must hold images * pool_slots(...) * channels.
