@@ -297,12 +297,19 @@ def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, ro
     """The panels of one matrix, whose columns are those of `matrices` side by side. rows, columns: in this order, that of the rows within
     each `unit` of them, that of the columns within the first matrix. pairs: the function that is returned gives the section of sums."""
     widths = [math.prod(matrix.shape[1:]) for matrix in matrices]
-    sums, squares = [[] for _ in matrices], [[] for _ in matrices]
+    # of each matrix the pair sums of its rows and the sum of all squares; a place for all at once, as small pieces among the freed parts of large
+    # weights would keep these from the system
+    found = torch.empty(len(matrices), section[1] + 1, dtype=torch.float64)
+    found[:, -1] = 0
+    ready = 0
 
     def seen(joint: torch.Tensor) -> None:
-        for i, matrix in enumerate(joint[0].split(widths, dim=1)):
-            sums[i].append(pair_sums(matrix))
-            squares[i].append(square_sum(matrix))
+        nonlocal ready
+        count = joint.shape[1]
+        for sums, matrix in zip(found, joint[0].split(widths, dim=1)):
+            sums[ready:ready + count] = pair_sums(matrix)
+            sums[-1] += square_sum(matrix)
+        ready += count
 
     def make(start: int, stop: int) -> torch.Tensor:
         parts = [rows_of(matrix, start, stop).flatten(1) for matrix in matrices]
@@ -315,8 +322,9 @@ def _add_dense(blob: _Blob, section: tuple[int, int, int], *matrices: Weight, ro
     blob.add_panels(section, make, unit=unit, by_rows=True, seen=seen if pairs else None)
 
     def section_of_sums() -> torch.Tensor:
-        return torch.cat([part for i, width in enumerate(widths)
-                          for part in (*sums[i], sums[i][0].new_tensor([magnitude(sum(squares[i]) / (section[1] * width))]))])
+        for sums, width in zip(found, widths):
+            sums[-1] = magnitude(float(sums[-1]) / (section[1] * width))
+        return found.flatten()
 
     return section_of_sums
 

@@ -27,9 +27,9 @@ def pair_sums(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def square_sum(matrix: torch.Tensor) -> float:
-    """The sum of the squares of all elements, roughly (in the matrix's dtype)."""
-    values = matrix.detach().cpu().numpy().ravel()
-    return float(np.einsum("i,i->", values, values))
+    """matrix: (O, K) -> the sum of the squares of all elements, roughly (in the matrix's dtype)."""
+    values = matrix.detach().cpu().numpy()
+    return float(np.einsum("ij,ij->", values, values))
 
 
 def magnitude(square_mean: float) -> float:
