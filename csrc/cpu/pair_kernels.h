@@ -45,8 +45,16 @@ struct PairTiles : DenseTiles {
 constexpr bool kPairAssembly = true;
 #else
 constexpr bool kPairAssembly = false;
-template <bool adds, int P, int F, int H>  // never called
-void pairs_assembly(const PairTiles&, const uint32_t*, float*, const char*&) {}
+struct PairEnd {
+  float* sums;
+  const float *start, *bias, *crossed, *scale;
+  void* y;
+  const void* residual;
+  const int64_t* y_offset;
+  float floor;
+};
+template <bool adds, bool ends, int P, int F, int H>  // never called
+void pairs_assembly(const PairTiles&, const uint32_t*, const PairEnd&, const char*&) {}
 #endif
 
 template <int F, int H>
@@ -124,8 +132,14 @@ __attribute__((noinline)) void run_pairs(const PairTiles& t) {
     if (t.ends) fetch_residual<P, F, H>(t, first);
     vf acc[P][V];
     if constexpr (kPairAssembly && V >= 2) {
-      if (t.begins) pairs_assembly<false, P, F, H>(t, x, sums, ahead);
-      else pairs_assembly<true, P, F, H>(t, x, sums, ahead);
+      const PairEnd end{sums, t.start, t.bias, t.crossed + first, t.scale + first, t.y, t.residual, t.y_offset + first, t.floor};
+      if (t.ends && !t.silu && !t.pool) {
+        if (t.begins) pairs_assembly<false, true, P, F, H>(t, x, end, ahead);
+        else pairs_assembly<true, true, P, F, H>(t, x, end, ahead);
+        continue;
+      }
+      if (t.begins) pairs_assembly<false, false, P, F, H>(t, x, end, ahead);
+      else pairs_assembly<true, false, P, F, H>(t, x, end, ahead);
       if (!t.ends) continue;
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++)
