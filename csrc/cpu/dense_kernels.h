@@ -67,7 +67,7 @@ REGNET_INLINE void walk(vf (&acc)[P][vectors(F, H)], const uint32_t* const (&xp)
     two_steps<Dot, P, F, H>(acc, xp, k, w, wh, panel_words);
     if constexpr (F != 0) w += 32;
     if constexpr (H != 0) wh += 16;
-    __builtin_prefetch(ahead, 0, 2);
+    fetch_ahead(ahead);
     ahead += ahead_step;
   }
   if (k < end) {

@@ -51,8 +51,8 @@ __attribute__((noinline)) void run_group(const Tile& t, int64_t tiles, int64_t d
           asm volatile("" : "+r"(a), "+r"(a5), "+r"(b), "+r"(b5) : : "memory");
         }
         w += 64, a += 4 * kStep, a5 += 4 * kStep, b += 4 * kStep, b5 += 4 * kStep;
-        __builtin_prefetch(ahead, 0, 2);
-        __builtin_prefetch(ahead + 64, 0, 2);
+        fetch_ahead(ahead);
+        fetch_ahead(ahead + 64);
         ahead += t.ahead_step;
       }
     }

@@ -140,11 +140,11 @@ asm(R"(
 
 .macro regnet_two_steps P, V, H, D, Z
   regnet_pair_step \P, \V, \H, \D, \Z, 0
-  prefetcht1 (%r11)
-  prefetcht1 (%r11,%r14)
+  prefetcht0 (%r11)
+  prefetcht0 (%r11,%r14)
   regnet_pair_step \P, \V, \H, \D, \Z, 1
-  prefetcht1 64(%r11)
-  prefetcht1 64(%r11,%r14)
+  prefetcht0 64(%r11)
+  prefetcht0 64(%r11,%r14)
   add %r12, %r11
   regnet_go_on 2, \H
 .endm

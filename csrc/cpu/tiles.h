@@ -78,8 +78,8 @@ REGNET_INLINE void accumulate(vf (&acc)[P][vectors(F, H)], const uint32_t* const
       if constexpr (H != 0) wh += 8;
       asm volatile("" ::: "memory");  // else g++ 12 loads several steps' weights at once and spills accumulators (-20 to -40 %)
     }
-    __builtin_prefetch(ahead, 0, 2);
-    __builtin_prefetch(ahead + 64, 0, 2);
+    fetch_ahead(ahead);
+    fetch_ahead(ahead + 64);
     ahead += ahead_step;
   }
   for (; k < end; k += W) {

@@ -9,6 +9,10 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef double vd __attribute__((vector_size(VL * 4)));
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
 
+// A line of what is read later -> the caches. With vectors of 16 lanes to L1, from where it goes on to L2: on Zen 5 the hint for L2 alone left a 1x1 by
+// pairs with weights from memory up to 10 % slower (7x7, 672 channels 154 and 143 us); networks in bfloat16 0.5 %.
+REGNET_INLINE void fetch_ahead(const void* p) { __builtin_prefetch(p, 0, VL == 16 ? 3 : 2); }
+
 REGNET_INLINE vf load(const float* p) {
   vf v;
   __builtin_memcpy(&v, p, sizeof v);

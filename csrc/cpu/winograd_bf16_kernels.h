@@ -124,8 +124,8 @@ __attribute__((noinline)) void multiply_bf16_tile(const uint32_t* v, int64_t v_r
     step<Dot, P, F, H>(acc, xp, at, u, half, panel);
     if constexpr (Fetch) {
 #pragma GCC unroll 4
-      for (int f = 0; f < F; f++) __builtin_prefetch(u + f * panel + ahead, 0, 2);
-      if constexpr (H != 0) __builtin_prefetch(half + ahead, 0, 2);
+      for (int f = 0; f < F; f++) fetch_ahead(u + f * panel + ahead);
+      if constexpr (H != 0) fetch_ahead(half + ahead);
     }
     if constexpr (F != 0) u += 16;
     if constexpr (H != 0) half += 8;

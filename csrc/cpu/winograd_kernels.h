@@ -10,7 +10,7 @@ struct Ahead {
   Ahead(const char* from, int64_t bytes, int64_t tiles) : at(from), end(from + bytes), lines((int)((bytes / 64 + tiles) / (tiles + 1))) {}
   REGNET_INLINE void fetch() {
     const char* const stop = at + 64 * lines < end ? at + 64 * lines : end;
-    for (; at < stop; at += 64) __builtin_prefetch(at, 0, 2);
+    for (; at < stop; at += 64) fetch_ahead(at);
   }
 };
 
@@ -61,7 +61,7 @@ __attribute__((noinline)) void multiply_tile(const float* v, const SetWeights& w
       if constexpr (H != 0) half += 8;
       asm volatile("" ::: "memory");  // else g++ 12 loads both steps' weights at once
     }
-    __builtin_prefetch(ahead, 0, 2);
+    fetch_ahead(ahead);
     ahead += 64;
   }
   const int64_t row = rows.m;
