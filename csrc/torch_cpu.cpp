@@ -165,7 +165,8 @@ Tensor layers(Tensor x, Tensor weights, Tensor params, std::vector<int64_t> prog
   for (const LayerMade& layer : call.layers()) {
     for (const int64_t v : layer.key) *at++ = v;
     *at++ = layer.group, *at++ = layer.winograd;
-    for (const CutMade* cut : {&layer.a, &layer.b, &layer.c}) *at++ = cut->block, *at++ = cut->splits, *at++ = cut->pixels, *at++ = cut->units;
+    for (const CutMade* cut : {&layer.a, &layer.b, &layer.c})
+      for (const int64_t v : {cut->block, cut->splits, cut->pixels, cut->units, cut->pairs}) *at++ = v;
   }
   return table;
 }

@@ -11,10 +11,10 @@ import torch
 from regnet.cli import main
 from regnet.models import AnyNet, AnyNetConfig
 from regnet_kernels import env_report, tuning
-from regnet_kernels._extension import CPU
+from regnet_kernels._extension import CPU, CPU_INFO
 from regnet_kernels.tuning import cpu
 from regnet_kernels.tuning.cpu import store, table, tuner
-from regnet_kernels.tuning.cpu.layer import BLOCK, DIRECT, HEAD, WINOGRAD
+from regnet_kernels.tuning.cpu.layer import BLOCK, DIRECT, HEAD, PAIRS, PLAIN, WINOGRAD
 
 pytestmark = pytest.mark.skipif(not CPU.loaded, reason="needs the CPU kernels, whose choices these are")
 CONFIG = AnyNetConfig(stem_width=16, depths=(2, 2), widths=(24, 48), group_widths=(24, 24), strides=(1, 2), se_ratio=0.25, num_classes=10)
@@ -45,7 +45,7 @@ def x():
 
 
 def other_choice(made: cpu.Made) -> cpu.Choice:
-    cuts = [tuple(max(1, number // 2) for number in cut[:2]) for cut in made[3:]]
+    cuts = [(*(max(1, number // 2) for number in cut[:2]), PLAIN + PAIRS - cut.pairs if cut.pairs else 0) for cut in made[3:]]
     return cpu.Choice(made.group + 1, DIRECT + WINOGRAD - made.winograd if made.layer.winograd else 0, *cuts)
 
 
@@ -64,12 +64,12 @@ def test_choices_change_the_plan_and_not_the_result(fused, x):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
         assert not torch.equal(found, expected)
     assert torch.equal(fused(x), expected)
-    for rows in ([1], [0] * 23 + [-1], [0] * 17 + [3] + [0] * 6):
+    for rows in ([1], [0] * 26 + [-1], [0] * 17 + [3] + [0] * 9, [0] * 26 + [3]):
         with pytest.raises(ValueError, match="choice"):
             torch.ops.regnet_kernels._set_cpu_choices(rows)
 
 
-def entry(index: int, choice=cpu.Choice(2, WINOGRAD, (96, 2))) -> store.Entries:
+def entry(index: int, choice=cpu.Choice(2, WINOGRAD, (96, 2, PAIRS))) -> store.Entries:
     return {cpu.Layer(0, BLOCK, 24, 24, 24, 3, 1, 1, 8, 6, 0, 1, 56, 56, index, 2): store.Entry(choice, 1.0, 2.0)}
 
 
@@ -88,10 +88,34 @@ def test_the_file_is_shared_by_writers_and_a_broken_one_set_aside(folder):
     assert store.read(path) == {key: value for writer in range(3) for index in range(10) for key, value in entry(100 * writer + index).items()}
     name, value = next(iter(json.loads(path.read_text())["entries"].items()))
     assert name == "float32 block 24,24,24,3,1,1,8,6,0,1,56,56,0,2"
-    for broken in ({"choice": [0, 3] + [0] * 6}, {"choice": [0] * 7}, {"choice": [0.5] + [0] * 7}, {"ms": None}, {"choice": [-1] + [0] * 7}):
-        path.write_text(json.dumps({"format": 1, "entries": {name: value | broken}}))
+    for broken in ({"choice": [0, 3] + [0] * 9}, {"choice": [0] * 8}, {"choice": [0.5] + [0] * 10}, {"ms": None}, {"choice": [-1] + [0] * 10},
+                   {"choice": [0] * 10 + [3]}):
+        path.write_text(json.dumps({"format": store.FORMAT, "entries": {name: value | broken}}))
         with pytest.warns(RuntimeWarning, match="set aside"):
             assert store.read(path) == {}
+
+
+@torch.inference_mode()
+def test_a_choice_says_whether_a_1x1_goes_by_pairs():
+    """Of 128 channels by themselves, of 64 if told so; of 16, less than a run, never, nor where pairs do not run at all."""
+    torch.manual_seed(1)
+    config = AnyNetConfig(stem_width=16, depths=(1, 2, 2), widths=(16, 64, 128), group_widths=(16, 16, 16), strides=(1, 2, 2), se_ratio=0, num_classes=10)
+    packed, x = regnet.optimize(AnyNet(config).eval()).packed, torch.randn(2, 3, 64, 64)
+
+    def run():
+        return [(made.a.pairs, made.c.pairs) for made in table.made_for(packed, x)][1:-1], torch.ops.regnet_kernels.network(x, packed.weights, packed.params, packed.program)
+
+    heuristics, expected = run()
+    if not CPU_INFO.pairs:
+        assert heuristics == [(0, 0)] * 5
+        return
+    assert heuristics == [(0, 0), (0, 0), (PLAIN, PLAIN), (PLAIN, PAIRS), (PAIRS, PAIRS)]
+    with table.trials() as install:
+        for wanted in (PLAIN, PAIRS):
+            install({made.layer: cpu.Choice(a=(0, 0, wanted), c=(0, 0, wanted)) for made in table.made_for(packed, x)})
+            done, found = run()
+            assert done == [tuple(wanted if can else 0 for can in pair) for pair in heuristics]
+            assert 0 < (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_what_was_tuned_is_read_before_the_first_network_and_only_for_this_machine(fused, x, folder):
@@ -138,7 +162,7 @@ def test_the_search_finds_what_gains_keeps_it_and_goes_on_after_an_interruption(
     found = cpu.tune(first, x, clock=stub_clock)
     assert all(layer.measured for layer in found.layers) and found.failed == 0 and found.ms < found.heuristic_ms
     for layer in found.layers:
-        assert layer.choice.a[0] and layer.choice.c == (0, 0) and (layer.choice.winograd == DIRECT) == bool(layer.layer.winograd)
+        assert layer.choice.a[0] and layer.choice.c[:2] == (0, 0) and (layer.choice.winograd == DIRECT) == bool(layer.layer.winograd)
     kept = copy.deepcopy(cpu.entries())
 
     calls = []

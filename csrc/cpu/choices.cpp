@@ -13,9 +13,9 @@ Choices::Choices(const int64_t* ints, int64_t length) {
     LayerKey key;
     std::copy(at, at + kLayerInts, key.begin());
     const int64_t* c = at + kLayerInts;
-    if (std::any_of(c, c + kChoiceInts, [](int64_t v) { return v < 0 || v > (1 << 20); }) || c[1] > 2)
+    if (std::any_of(c, c + kChoiceInts, [](int64_t v) { return v < 0 || v > (1 << 20); }) || std::max({c[1], c[4], c[7], c[10]}) > 2)
       throw std::invalid_argument("regnet_kernels: a choice is out of range");
-    table_[key] = {c[0], c[1], {c[2], c[3]}, {c[4], c[5]}, {c[6], c[7]}};
+    table_[key] = {c[0], c[1], {c[2], c[3], c[4]}, {c[5], c[6], c[7]}, {c[8], c[9], c[10]}};
   }
 }
 

@@ -14,9 +14,9 @@ inline constexpr int kLayerInts = 16;
 using LayerKey = std::array<int64_t, kLayerInts>;
 
 // How a convolution is cut into tasks: output pixels a task (Winograd: tiles), and runs of panels (Winograd: of groups). block 0: the
-// heuristics cut it.
+// heuristics cut it. pairs: of a block's 1x1, 1: not by pairs, 2: by pairs, where it can go so; 0: the heuristics decide.
 struct CutChoice {
-  int64_t block, splits;
+  int64_t block, splits, pairs;
 };
 
 struct LayerChoice {
@@ -24,7 +24,7 @@ struct LayerChoice {
   int64_t winograd;  // 1: direct, 2: Winograd, where its weights are packed; 0: the heuristics decide
   CutChoice a, b, c; // a is a stem's or a head's only convolution
 };
-inline constexpr int kChoiceInts = 8;
+inline constexpr int kChoiceInts = 2 + 3 * 3;
 
 class Choices {
  public:
@@ -43,12 +43,13 @@ class Choices {
 // What a plan did with a layer: the choice that would do the same, beside what there is to choose from.
 struct CutMade {
   int64_t block, splits, pixels, units;  // pixels (tiles) that are cut into blocks, and panel units (groups) that are split
+  int64_t pairs = 0;                     // as in CutChoice; 0 where it cannot go by pairs
 };
 struct LayerMade {
   LayerKey key;
   int64_t group, winograd;
   CutMade a, b, c;
 };
-inline constexpr int kMadeInts = kLayerInts + 2 + 3 * 4;
+inline constexpr int kMadeInts = kLayerInts + 2 + 3 * 5;
 
 }  // namespace regnet_kernels::cpu

@@ -103,6 +103,7 @@ constexpr int64_t run_pixels(const Conv& c) {
 }
 
 inline constexpr int kPairPanels = 2;  // that go together with pairs
+inline constexpr int64_t kPairRun = 48;  // channels, see pair_kernels.h
 
 // A rectangle of a convolution: pixels [pixel0, pixel1) of the flattened (image, row, column) order times panels
 // [panel0, panel1) of the flattened (group, panel) order. With a gate, `scratch` holds `steps` words for each pixel,

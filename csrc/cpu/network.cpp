@@ -83,10 +83,12 @@ int64_t winograd_side(int64_t side, Type type) { return type == Type::f32 ? wino
 // Are pairs worth it for a 1x1? A pixel's channels are scaled and copied once for all of its outputs, and a tile has more of an end. (Zen 5, two
 // threads, one image: 120 to 120 channels 1.04 times as fast, 128 to 128 1.05, 72 to 168 0.9 to 1.02, 72 to 72 0.7; 120 + 48 to 120 0.87, 168 + 72
 // to 168 1.1.)
-bool use_pairs(const Conv& c, int64_t pixels, const Kernels& k) {
+bool use_pairs(const Conv& c, int64_t pixels) {
   const int64_t channels = c.steps;
-  return k.pairs && pairs_allowed() && pixels >= 20 && channels >= 96 && (c.steps2 == 0 || c.steps2 >= 64) && c.group_out >= 64 && channels * c.group_out >= 9'000;
+  return pixels >= 20 && channels >= 96 && (c.steps2 == 0 || c.steps2 >= 64) && c.group_out >= 64 && channels * c.group_out >= 9'000;
 }
+// Can it go by pairs? Each source has a run of its own at least.
+bool can_pair(const Conv& c, const Kernels& k) { return k.pairs && pairs_allowed() && c.steps >= kPairRun && (c.steps2 == 0 || c.steps2 >= kPairRun); }
 
 // Zeros of `images` images that the padded buffer holds.
 struct Zeros {
@@ -489,6 +491,7 @@ class Builder {
 
   void add_block(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out, int64_t first, int64_t images) {
     const int64_t in_words = s.c_in * pixel_ / 4, mid_words = s.c_mid * pixel_ / 4;
+    int64_t made_a = 0, made_c = 0;
     const char* x = in + offset(in, first, m.in_h * m.in_w * s.c_in * pixel_);
     char* const y = out + offset(out, first, m.out_h * m.out_w * s.c_out * pixel_);
 
@@ -505,7 +508,7 @@ class Builder {
     a.y_row = s.c_mid * m.padded_w;
     a.y_image = s.c_mid * m.padded_w * m.padded_h;
     a.out_w = static_cast<int>(m.in_w);
-    if (s.has_pairs && use_pairs(a, images * m.in_h * m.in_w, plan_.k)) a.pairs = params_ + s.a_pairs;
+    choose_pairs(s, a, images * m.in_h * m.in_w, s.a_pairs, choice.a, made_a);
     const int64_t all_slots = s.se_width > 0 ? pool_slots(s, m, images, choice.b) : 0;
     if (m.strips > 1) add_strips(s, m, choice, made, a, x);
     else add_expanded(s, m, choice, made, a, x, images, all_slots);
@@ -529,7 +532,7 @@ class Builder {
     c.group_out = static_cast<int>(s.c_out);
     c.activation = s.activation;
     set_output(c, s.c_out, m, type_, y);
-    if (s.has_pairs && use_pairs(c, images * m.out_h * m.out_w, plan_.k)) c.pairs = params_ + s.c_pairs;
+    choose_pairs(s, c, images * m.out_h * m.out_w, s.c_pairs, choice.c, made_c);
 
     if (s.se_width > 0) {
       SqueezeExcite se{};
@@ -546,6 +549,14 @@ class Builder {
       plan_.add_squeeze_excite(se);
     }
     made.c = plan_.add_conv(c, images, choice.c);
+    made.a.pairs = made_a, made.c.pairs = made_c;
+  }
+
+  // made: as CutMade::pairs
+  void choose_pairs(const Step& s, Conv& c, int64_t pixels, int64_t sums, const CutChoice& choice, int64_t& made) {
+    if (!s.has_pairs || !can_pair(c, plan_.k)) return;
+    made = choice.pairs ? choice.pairs : use_pairs(c, pixels) ? 2 : 1;
+    if (made == 2) c.pairs = params_ + sums;
   }
 
   void add_head(const Step& s, const Map& m, const LayerChoice& choice, LayerMade& made, const char* in, char* out) {

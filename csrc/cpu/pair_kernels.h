@@ -12,9 +12,9 @@
 // short. The error is about 1.5 times that of plain sums in such chains, as large as that of a plain chain of 512.
 // Included by kernels.cpp alone.
 
-// The order of the reduction: runs of 48 channels, of which j and j + 16 are a pair and j + 32 goes plainly, j < 16; of the last ones one
+// The order of the reduction: runs of kPairRun channels, of which j and j + 16 are a pair and j + 32 goes plainly, j < 16; of the last ones one
 // run of 24 alike, with 8 for 16; then the rest plainly. Pairs of even j have plus signs. regnet_kernels/pairs.py has the same.
-constexpr int64_t kPairRun = 48, kPairTail = 24;
+constexpr int64_t kPairTail = 24;
 constexpr int64_t kPairChain = 7;  // runs in a chain of additions
 
 constexpr int pair_pixels(int full, int half) {

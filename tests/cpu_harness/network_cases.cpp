@@ -183,7 +183,7 @@ void choose_anything(Random& random, const Network& network, const Tensor& x, in
   for (const LayerMade& layer : NetworkCall(x.view, network.type, program, workers).layers()) {
     rows.insert(rows.end(), layer.key.begin(), layer.key.end());
     rows.push_back(random.below(4)), rows.push_back(random.below(3));
-    for (int cut = 0; cut < 3; cut++) rows.push_back(random.below(2) * (1 + random.below(300))), rows.push_back(random.below(6));
+    for (int cut = 0; cut < 3; cut++) rows.push_back(random.below(2) * (1 + random.below(300))), rows.push_back(random.below(6)), rows.push_back(random.below(3));
   }
   set_choices(std::make_shared<Choices>(rows.data(), static_cast<int64_t>(rows.size())));
 }
@@ -195,16 +195,8 @@ struct Way {
 constexpr Way kWays[2][3] = {{{1, Forking::serial}, {2, Forking::threads}, {2, Forking::reversed}},
                              {{1, Forking::serial}, {3, Forking::threads}, {3, Forking::serial}}};
 
-// Which 1x1's go by pairs, told by the panels that stay together, 2 in place of 3: a, c of each block; where that says nothing, 0.
-enum class ByPairs { unknown, no, yes };
-ByPairs told(const CutMade& made, int64_t outputs) {
-  const int64_t panels = (outputs + 15) / 16, in_twos = (panels + 1) / 2, in_threes = (panels + 2) / 3;
-  return in_twos == in_threes ? ByPairs::unknown : made.units == in_twos ? ByPairs::yes : ByPairs::no;
-}
-
 // Do those go by pairs that should, and no others?
 void check_pairs(Report& report, const std::string& label, const Network& network, const Tensor& x, int workers) {
-  if (kernels().preferred_panels != 3) return;
   const PackedProgram program{network.program.data(), static_cast<int64_t>(network.program.size()), network.weights_count, network.params_count};
   const NetworkCall call(x.view, network.type, program, workers);
   const bool allowed = kernels().pairs && pairs_allowed();
@@ -214,8 +206,8 @@ void check_pairs(Report& report, const std::string& label, const Network& networ
     const LayerMade& made = call.layers()[i];
     const auto check = [&](const char* which, const CutMade& cut, int64_t channels, int64_t outputs, int64_t area, bool may = true) {
       const bool large = channels >= 96 && outputs >= 64 && channels * outputs >= 9'000 && std::min(made.group, x.view.n) * area >= 20;
-      const ByPairs want = allowed && l.pairs && large && may ? ByPairs::yes : ByPairs::no, got = told(cut, outputs);
-      if (got != ByPairs::unknown && got != want) fail(report, label + ": 1x1 " + which + " of step " + std::to_string(i) + (got == ByPairs::yes ? " goes" : " does not go") + " by pairs");
+      const bool want = allowed && l.pairs && large && may, got = cut.pairs == 2;
+      if (got != want) fail(report, label + ": 1x1 " + which + " of step " + std::to_string(i) + (got ? " goes" : " does not go") + " by pairs");
     };
     const int64_t in_h = made.key[12], in_w = made.key[13], out_h = (in_h - 1) / l.stride + 1, out_w = (in_w - 1) / l.stride + 1;
     check("a", made.a, l.c_in, l.c_mid, in_h * in_w);

@@ -8,7 +8,8 @@ DTYPES = ("float32", "bfloat16")
 KINDS = ("conv", "block", "head")
 CONV, BLOCK, HEAD = range(3)
 HEURISTIC, DIRECT, WINOGRAD = range(3)
-ANY_CUT = 0, 0
+PLAIN, PAIRS = 1, 2  # of a block's 1x1; 0: the heuristics'
+ANY_CUT = 0, 0, 0
 
 
 class Layer(NamedTuple):
@@ -42,23 +43,25 @@ class Layer(NamedTuple):
 
 class Cut(NamedTuple):
     """How a convolution is cut into tasks: block pixels of the output (Winograd: tiles) a task, and `splits` runs of its output channels.
-    block 0: as the heuristics cut it. pixels, units: how many there are to cut and to split."""
+    block 0: as the heuristics cut it. pixels, units: how many there are to cut and to split. pairs: PLAIN or PAIRS, 0 where it cannot go by
+    pairs."""
 
     block: int = 0
     splits: int = 0
     pixels: int = 0
     units: int = 0
+    pairs: int = 0
 
 
 class Choice(NamedTuple):
     """group: images that go through the layer together, 0: the heuristics'; winograd: HEURISTIC, DIRECT or WINOGRAD; a, b, c: the
-    (block, splits) of its convolutions, `a` of a stem's or a head's only one."""
+    (block, splits, pairs) of its convolutions, `a` of a stem's or a head's only one."""
 
     group: int = 0
     winograd: int = HEURISTIC
-    a: tuple[int, int] = ANY_CUT
-    b: tuple[int, int] = ANY_CUT
-    c: tuple[int, int] = ANY_CUT
+    a: tuple[int, int, int] = ANY_CUT
+    b: tuple[int, int, int] = ANY_CUT
+    c: tuple[int, int, int] = ANY_CUT
 
     @property
     def integers(self) -> list[int]:
@@ -67,11 +70,12 @@ class Choice(NamedTuple):
     @classmethod
     def of(cls, numbers) -> Choice:
         group, winograd, *cuts = numbers
-        return cls(group, winograd, *(tuple(cuts[at:at + 2]) for at in (0, 2, 4)))
+        return cls(group, winograd, *(tuple(cuts[at:at + 3]) for at in (0, 3, 6)))
 
     def __str__(self) -> str:
         parts = [f"{self.group} images at a time"] * bool(self.group) + [("", "direct", "Winograd")[self.winograd]] * bool(self.winograd)
-        parts += [f"{name}: {block} pixels x {splits}" for name, (block, splits) in zip("abc", self[2:]) if block]
+        parts += [f"{name}: {block} pixels x {splits}" for name, (block, splits, _) in zip("abc", self[2:]) if block]
+        parts += [f"{name}: {('', 'plain', 'by pairs')[pairs]}" for name, (_, _, pairs) in zip("abc", self[2:]) if pairs]
         return ", ".join(parts) or "as the heuristics"
 
 
@@ -89,4 +93,4 @@ class Made(NamedTuple):
     def of(cls, row: list[int]) -> Made:
         n = len(Layer._fields)
         group, winograd, *cuts = row[n:]
-        return cls(Layer(*row[:n]), group, winograd, *(Cut(*cuts[at:at + 4]) for at in (0, 4, 8)))
+        return cls(Layer(*row[:n]), group, winograd, *(Cut(*cuts[at:at + 5]) for at in (0, 5, 10)))

@@ -1,6 +1,6 @@
 """The file of tuned choices of one CPU (tuning/files.py says how it is read and written).
 
-    "float32 block 48,104,104,3,1,1,8,26,0,1,28,28,1,2": {"choice": [0, 2, 98, 1, 0, 0, 0, 0], "ms": .., "heuristic_ms": ..}
+    "float32 block 48,104,104,3,1,1,8,26,0,1,28,28,1,2": {"choice": [0, 2, 98, 1, 0, 0, 0, 0, 0, 0, 2], "ms": .., "heuristic_ms": ..}
 
 The key is the layer, the value its choice; a choice of zeros says that the heuristics' was the best.
 """
@@ -14,7 +14,7 @@ from .. import files
 from .identity import CpuIdentity
 from .layer import DTYPES, KINDS, Choice, Layer
 
-FORMAT = 1
+FORMAT = 2
 LARGEST = 1 << 20  # of a number of a choice
 
 
@@ -49,10 +49,10 @@ def _parse(name: str, value) -> tuple[Layer, Entry]:
         layer = Layer(DTYPES.index(dtype), KINDS.index(kind), *map(int, numbers.split(",")))
         choice = Choice.of(value["choice"])
         entry = Entry(choice, float(value["ms"]), float(value["heuristic_ms"]))
-        sound = all(type(number) is int and 0 <= number <= LARGEST for number in choice.integers) and choice.winograd <= 2
+        sound = len(value["choice"]) == 11 and all(type(number) is int and 0 <= number <= LARGEST for number in choice.integers) and max(choice.winograd, *(cut[2] for cut in choice[2:])) <= 2
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"entry {name!r}: {error!r}") from None
-    if not sound or len(choice.integers) != 8:
+    if not sound:
         raise ValueError(f"entry {name!r} is no choice for a layer")
     return layer, entry
 

@@ -1,8 +1,8 @@
 """The search: all layers of a network at once, since the kernels' own clock tells their times apart.
 
 Each trial gives every layer its next candidate and runs the whole network, by turns with what is best so far, in short rounds; a layer
-keeps a candidate that gained GAIN in the median of the rounds and in all of them but one. First the way of the 3x3 and the images that go
-together, then the cut of each convolution, one step at a time, as long as a step helps. At the end what was found must gain as much
+keeps a candidate that gained GAIN in the median of the rounds and in all of them but one. First the way of the 3x3, that of each 1x1 and the images
+that go together, then the cut of each convolution, one step at a time, as long as a step helps. At the end what was found must gain as much
 again, layer by layer, against the heuristics, and the network as a whole must be faster; else the heuristics stay.
 """
 
@@ -17,7 +17,7 @@ import torch
 from ...packing import PackedNetwork
 from ..files import TuningError
 from . import store, table
-from .layer import BLOCK, DIRECT, WINOGRAD, Choice, Cut, Layer, Made
+from .layer import BLOCK, DIRECT, PAIRS, PLAIN, WINOGRAD, Choice, Cut, Layer, Made
 
 GAIN = 0.02  # of a layer: less is noise
 ROUNDS = 5
@@ -104,6 +104,8 @@ class _Search:
         """`start`, and the layers of `todo` for which something better than the heuristics' was found."""
         found, made = dict(start), self.made(start)
         self.improve(found, {layer: {"winograd": DIRECT + WINOGRAD - made[layer].winograd} for layer in todo if layer.winograd})
+        for part in "ac":
+            self.pair(found, {layer for layer in todo if getattr(made[layer], part).pairs}, part)
         for factor in (2, 0.5):
             moving = {layer for layer in todo if layer.images > 1}
             for _ in range(STEPS):
@@ -122,6 +124,14 @@ class _Search:
         found.update({layer: candidates[layer] for layer in better})
         return better
 
+    def pair(self, found: dict[Layer, Choice], layers: set[Layer], part: str) -> None:
+        """Takes into `found` the other way of the layers' 1x1 `part`, by pairs or plainly, where it is faster."""
+        made = self.made(found)
+        choices = {layer: found.get(layer, Choice()) for layer in layers}
+        candidates = {layer: choice._replace(**{part: (*getattr(choice, part)[:2], PLAIN + PAIRS - getattr(made[layer], part).pairs)})
+                      for layer, choice in choices.items()}
+        found.update({layer: candidates[layer] for (layer, _), ratio in self.ratios(found, candidates, [(layer, part) for layer in layers]).items() if ratio < 1})
+
     def cut(self, found: dict[Layer, Choice], convolutions: set[tuple[Layer, str]]) -> set[tuple[Layer, str]]:
         """One step of the cuts of these convolutions: each of their neighbours is tried, one of every convolution at a time, and the best
         taken. Returns the convolutions that gained."""
@@ -132,12 +142,12 @@ class _Search:
             tried = {key: cuts[at] for key, cuts in options.items() if at < len(cuts)}
             candidates: dict[Layer, Choice] = {}
             for (layer, part), one in tried.items():
-                candidates[layer] = candidates.get(layer, found.get(layer, Choice()))._replace(**{part: one})
+                candidates[layer] = with_cut(candidates.get(layer, found.get(layer, Choice())), part, one)
             for key, ratio in self.ratios(found, candidates, tried).items():
                 if ratio < best.get(key, (1.0,))[0]:
                     best[key] = ratio, tried[key]
         for (layer, part), (_, one) in best.items():
-            found[layer] = found.get(layer, Choice())._replace(**{part: one})
+            found[layer] = with_cut(found.get(layer, Choice()), part, one)
         return set(best)
 
     def confirm(self, found: Choices, start: Choices) -> dict[Layer, Choice]:
@@ -182,6 +192,10 @@ class _Search:
 
     def agrees(self, found: torch.Tensor) -> bool:
         return bool((found - self.expected).abs().max() <= TOLERANCE[self.x.dtype] * self.expected.abs().max())
+
+
+def with_cut(choice: Choice, part: str, cut: tuple[int, int]) -> Choice:
+    return choice._replace(**{part: (*cut, getattr(choice, part)[2])})
 
 
 def neighbours(cut: Cut) -> list[tuple[int, int]]:
