@@ -209,9 +209,21 @@ struct PairSource {
   PairPixels pixels;
 };
 
-// All pixels of the task against a set of panels. ahead_panel: bytes between the panels that come next.
+// Parts of a reduction, and the channels of one of them.
+REGNET_INLINE int64_t pair_parts(int64_t total) { return (total / kPairRun + kPairChain - 1) / kPairChain; }
+REGNET_INLINE int64_t pair_part(int64_t total, int64_t part) {
+  const int64_t runs = total / kPairRun, parts = pair_parts(total);
+  return (runs * (part + 1) / parts - runs * part / parts) * kPairRun + (part + 1 == parts ? total % kPairRun : 0);
+}
+
+// What is read behind a reduction: so many rows of each panel, these `panel` bytes apart.
+struct AfterPairs {
+  int64_t rows, panel;
+};
+
+// All pixels of the task against a set of panels.
 template <int F, int H>
-void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairSource& source, int64_t ahead_panel) {
+void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairSource& source, const AfterPairs& after) {
   constexpr int P = pair_pixels(F, H), kLanes = F * 16 + H * 8, kSums = vectors(F, H) * VL;
   const Conv& c = *s.conv;
   const int tiles = (px.count + P - 1) / P, base = px.count / tiles, extra = px.count % tiles;
@@ -220,7 +232,7 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairSource& 
   float bias[kLanes] = {}, products[kLanes] = {};
   if (c.bias) __builtin_memcpy(bias, c.bias + s.channel, lanes * 4);
   __builtin_memcpy(products, source.pairs + s.channel, lanes * 4);
-  const int64_t total = source.channels, runs = total / kPairRun, parts = (runs + kPairChain - 1) / kPairChain;
+  const int64_t total = source.channels, runs = total / kPairRun, parts = pair_parts(total);
   alignas(64) float sums[kMaxTaskPixels * kSums];
   float aside[kMaxTaskPixels * kLanes];  // touched only where lanes are missing
   int64_t aside_offset[kMaxTaskPixels];
@@ -239,12 +251,11 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairSource& 
     t.runs = end - run, t.tail = t.ends && rest >= kPairTail, t.plain = t.ends ? rest - t.tail * kPairTail : 0;
     run = end;
     if (partial) t.y = aside;
-    // The weights of the part that comes next are fetched meanwhile, all of them (440 channels at 7x7, one run and 8 rows of them not: 17 % slower);
-    // behind the last part another set of panels begins.
-    const int64_t next = t.ends ? 0 : part + 1, next_runs = runs * (next + 1) / parts - runs * next / parts, next_rest = next + 1 == parts ? rest : 0;
-    const int64_t iterations = (t.runs * (kPairRun / 6) + t.tail * (kPairTail / 6)) * tiles, step = ((next_runs * kPairRun + next_rest) * 64 + iterations - 1) / iterations;
+    // The weights of the part that comes next are fetched meanwhile, all of them. (440 channels at 7x7, one run and 8 rows of them not: 17 % slower.)
+    const int64_t next_rows = t.ends ? after.rows : pair_part(total, part + 1);
+    const int64_t iterations = (t.runs * (kPairRun / 6) + t.tail * (kPairTail / 6)) * tiles, step = (next_rows * 64 + iterations - 1) / iterations;
     t.ahead = t.ends ? s.next : (const char*)(s.w + (source.first + end * kPairRun) * kPanel);
-    t.ahead_panel = t.ends ? ahead_panel : t.panel_words * 4;
+    t.ahead_panel = t.ends ? after.panel : t.panel_words * 4;
     t.ahead_step = step < 128 ? step : 128;
     for (int i = 0, here = base + 1; here >= base; here--) {  // `extra` tiles of one more pixel, then the others
       t.pixels = (here > base ? extra : tiles - extra) * here;
@@ -261,14 +272,14 @@ void run_pair_panels(const PanelSet& s, const TaskPixels& px, const PairSource& 
     for (int i = 0; i < px.count; i++) finish_lanes(aside + i * kLanes, s, px.y_offset[i]);
 }
 
-REGNET_INLINE void dispatch_pair_panels(int full, int half, const PanelSet& s, const TaskPixels& px, const PairSource& source, int64_t ahead_panel) {
+REGNET_INLINE void dispatch_pair_panels(int full, int half, const PanelSet& s, const TaskPixels& px, const PairSource& source, const AfterPairs& after) {
   switch (full * 2 + half) {
-    case 1: return run_pair_panels<0, 1>(s, px, source, ahead_panel);
-    case 2: return run_pair_panels<1, 0>(s, px, source, ahead_panel);
-    case 3: return run_pair_panels<1, 1>(s, px, source, ahead_panel);
-    case 4: return run_pair_panels<2, 0>(s, px, source, ahead_panel);
-    case 5: return run_pair_panels<2, 1>(s, px, source, ahead_panel);
-    case 6: return run_pair_panels<3, 0>(s, px, source, ahead_panel);
+    case 1: return run_pair_panels<0, 1>(s, px, source, after);
+    case 2: return run_pair_panels<1, 0>(s, px, source, after);
+    case 3: return run_pair_panels<1, 1>(s, px, source, after);
+    case 4: return run_pair_panels<2, 0>(s, px, source, after);
+    case 5: return run_pair_panels<2, 1>(s, px, source, after);
+    case 6: return run_pair_panels<3, 0>(s, px, source, after);
     default: __builtin_trap();
   }
 }
@@ -387,18 +398,18 @@ void dense_by_pairs(const Conv& c, const ConvTask& task, const TaskPixels& px, u
     const int left = c.group_out - panel * kPanel, width = full * kPanel + half * 8;
     t.lanes = left < width ? left : width;
     panel += full + half;
-    int64_t ahead_panel = total * kPanel * 4;
+    const int64_t panel_bytes = total * kPanel * 4;
     if (c.steps2) {
       t.conv = sources[0].conv;
       t.next = (const char*)(t.w + c.steps * (full ? kPanel : 8)), t.next_bytes = c.steps2 * width * 4;
-      dispatch_pair_panels(full, half, t, px, sources[0], ahead_panel);
+      dispatch_pair_panels(full, half, t, px, sources[0], {pair_part(c.steps2, 0), panel_bytes});
     }
     const PairSource& last = sources[c.steps2 != 0];
     t.conv = last.conv;
     t.pool = c.pool ? c.pool + task.pool_slot * c.pool_stride : nullptr;
     next_weights(t, task, panel == task.panel1, total * width);
-    if (panel == task.panel1 && task.then) ahead_panel = task.then_bytes / kMaxFull;
-    dispatch_pair_panels(full, half, t, px, last, ahead_panel);
+    const bool other = panel == task.panel1 && task.then;
+    dispatch_pair_panels(full, half, t, px, last, {pair_part(c.steps, 0), other ? task.then_bytes / kMaxFull : panel_bytes});
     t.pool = nullptr;
   }
 }
