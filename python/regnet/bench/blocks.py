@@ -17,7 +17,7 @@ from torch import nn
 from regnet.bench.accuracy import float64_output, relative_error
 from regnet.bench.peers import PEERS, WRONG_BEYOND, Peer, Subject, one_line
 from regnet.bench.shapes import StepShape
-from regnet.bench.timing import interleave
+from regnet.bench.timing import SETTLE_SECONDS, interleave
 from regnet.models import BlockSpec
 from regnet.models.blocks import make_block
 
@@ -67,7 +67,7 @@ def measure_block(
                 raise RuntimeError(f"our kernels are off by {error:.1e} (relative) from float64 in {shape}: nothing to time")
             else:
                 notes[peer.name] = f"wrong result: relative error {error:.1e} against float64"
-        timings = interleave(calls, rounds=rounds, block_seconds=block_seconds)
+        timings = interleave(calls, rounds=rounds, block_seconds=block_seconds, settle_seconds=SETTLE_SECONDS)
     rows = []
     for peer in peers:
         times = asdict(timings[peer.name]) if peer.name in timings else {"median_ms": None}
