@@ -279,16 +279,6 @@ asm(R"(
 .noaltmacro
 )");
 
-// What a tile needs behind its loops.
-struct PairEnd {
-  float* sums;                                   // of the parts before, or to come
-  const float *start, *bias, *crossed, *scale;  // as in PairTiles, the pixels' from the tile's first on
-  void* y;                                       // and so on as in Tile
-  const void* residual;
-  const int64_t* y_offset;
-  float floor;
-};
-
 // The sums of a tile, t.runs runs and so on from x, pixel 0, on, where `adds` with what is in end.sums -> end.sums, or where
 // `ends` -> the outputs. Moves `ahead` on.
 template <bool adds, bool ends, int P, int F, int H>

@@ -40,19 +40,21 @@ struct PairTiles : DenseTiles {
   const float* bias;
 };
 
+// What a tile needs behind its loops, as the assembly reads it.
+struct PairEnd {
+  float* sums;                                  // of the parts before, or to come
+  const float *start, *bias, *crossed, *scale;  // as in PairTiles, the pixels' from the tile's first on
+  void* y;                                      // and so on as in Tile
+  const void* residual;
+  const int64_t* y_offset;
+  float floor;
+};
+
 #if defined(__AVX512F__) && !defined(__clang__)  // whose C++20 has no register variables
 #include "pair_assembly.h"
 constexpr bool kPairAssembly = true;
 #else
 constexpr bool kPairAssembly = false;
-struct PairEnd {
-  float* sums;
-  const float *start, *bias, *crossed, *scale;
-  void* y;
-  const void* residual;
-  const int64_t* y_offset;
-  float floor;
-};
 template <bool adds, bool ends, int P, int F, int H>  // never called
 void pairs_assembly(const PairTiles&, const uint32_t*, const PairEnd&, const char*&) {}
 #endif
