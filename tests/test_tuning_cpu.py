@@ -117,6 +117,15 @@ def test_a_choice_says_whether_a_1x1_goes_by_pairs():
             assert done == [tuple(wanted if can else 0 for can in pair) for pair in heuristics]
             assert 0 < (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
+    layers = [made.layer for made, _ in cpu.layers(packed, x)]
+
+    def clock(choices):  # chosen plainly is faster in a, by pairs in c
+        chosen = {layer: choices.get(layer, cpu.Choice()) for layer in layers}
+        return {layer: (1 - (one.a[2] == PLAIN) / 2, 1.0, 1 - (one.c[2] == PAIRS) / 2, 0.1) for layer, one in chosen.items()}
+
+    found = {tuned.layer: tuned.choice for tuned in cpu.tune(packed, x, clock=clock).layers}
+    assert [(found[layer].a[2], found[layer].c[2]) for layer in layers][1:-1] == [(0, 0), (0, 0), (0, PAIRS), (0, 0), (PLAIN, 0)]
+
 
 def test_what_was_tuned_is_read_before_the_first_network_and_only_for_this_machine(fused, x, folder):
     made = [made for made, _ in cpu.layers(fused.packed, x)]

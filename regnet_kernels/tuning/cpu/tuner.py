@@ -17,7 +17,7 @@ import torch
 from ...packing import PackedNetwork
 from ..files import TuningError
 from . import store, table
-from .layer import BLOCK, DIRECT, PAIRS, PLAIN, WINOGRAD, Choice, Cut, Layer, Made
+from .layer import ANY_CUT, BLOCK, DIRECT, PAIRS, PLAIN, WINOGRAD, Choice, Cut, Layer, Made
 
 GAIN = 0.02  # of a layer: less is noise
 ROUNDS = 5
@@ -105,7 +105,8 @@ class _Search:
         found, made = dict(start), self.made(start)
         self.improve(found, {layer: {"winograd": DIRECT + WINOGRAD - made[layer].winograd} for layer in todo if layer.winograd})
         for part in "ac":
-            self.pair(found, {layer for layer in todo if getattr(made[layer], part).pairs}, part)
+            other = {layer: PLAIN + PAIRS - getattr(made[layer], part).pairs for layer in todo if getattr(made[layer], part).pairs}
+            self.improve(found, {layer: {part: (*ANY_CUT[:2], pairs)} for layer, pairs in other.items()}, part)
         for factor in (2, 0.5):
             moving = {layer for layer in todo if layer.images > 1}
             for _ in range(STEPS):
@@ -117,20 +118,12 @@ class _Search:
             convolutions = self.cut(found, convolutions)
         return self.confirm(found, start)
 
-    def improve(self, found: dict[Layer, Choice], changes: Mapping[Layer, dict]) -> set[Layer]:
-        """Takes into `found` the changes that make their layer faster; returns these layers."""
+    def improve(self, found: dict[Layer, Choice], changes: Mapping[Layer, dict], parts: str = PARTS) -> set[Layer]:
+        """Takes into `found` the changes that make these parts of their layer faster; returns these layers."""
         candidates = {layer: found.get(layer, Choice())._replace(**change) for layer, change in changes.items()}
-        better = {layer for (layer, _), ratio in self.ratios(found, candidates, [(layer, PARTS) for layer in candidates]).items() if ratio < 1}
+        better = {layer for (layer, _), ratio in self.ratios(found, candidates, [(layer, parts) for layer in candidates]).items() if ratio < 1}
         found.update({layer: candidates[layer] for layer in better})
         return better
-
-    def pair(self, found: dict[Layer, Choice], layers: set[Layer], part: str) -> None:
-        """Takes into `found` the other way of the layers' 1x1 `part`, by pairs or plainly, where it is faster."""
-        made = self.made(found)
-        choices = {layer: found.get(layer, Choice()) for layer in layers}
-        candidates = {layer: choice._replace(**{part: (*getattr(choice, part)[:2], PLAIN + PAIRS - getattr(made[layer], part).pairs)})
-                      for layer, choice in choices.items()}
-        found.update({layer: candidates[layer] for (layer, _), ratio in self.ratios(found, candidates, [(layer, part) for layer in layers]).items() if ratio < 1})
 
     def cut(self, found: dict[Layer, Choice], convolutions: set[tuple[Layer, str]]) -> set[tuple[Layer, str]]:
         """One step of the cuts of these convolutions: each of their neighbours is tried, one of every convolution at a time, and the best
